@@ -1,0 +1,153 @@
+//! What a filter may ask for while it is built.
+
+use crate::error::ConfigError;
+use parking_lot::Mutex;
+use prometheus::core::Collector;
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+type Shared = Arc<dyn Any + Send + Sync>;
+
+/// State that outlives a reload, by name and type.
+#[derive(Default)]
+pub struct Kept {
+    values: Mutex<HashMap<(String, TypeId), (Shared, bool)>>,
+}
+
+impl Kept {
+    /// Before a configuration is compiled: nothing is in use yet.
+    pub fn begin(&self) {
+        self.values.lock().values_mut().for_each(|(_, used)| *used = false);
+    }
+
+    /// After it has taken effect: what it did not ask for is dropped.
+    pub fn sweep(&self) {
+        self.values.lock().retain(|_, (_, used)| *used);
+    }
+}
+
+/// The surroundings of a filter that is being built.
+pub struct Env {
+    base: PathBuf,
+    scope: String,
+    registry: Registry,
+    kept: Arc<Kept>,
+    services: Vec<(TypeId, Shared)>,
+    files: Arc<Mutex<Vec<PathBuf>>>,
+}
+
+impl Env {
+    /// `base` is the folder that relative paths start from.
+    pub fn new(base: impl Into<PathBuf>, registry: Registry, kept: Arc<Kept>) -> Self {
+        Self { base: base.into(), scope: String::new(), registry, kept, services: Vec::new(), files: Arc::default() }
+    }
+
+    /// Offers a service to filters; one per type.
+    pub fn offer<T: Any + Send + Sync>(&mut self, service: Arc<T>) {
+        let id = TypeId::of::<T>();
+        self.services.retain(|(key, _)| *key != id);
+        self.services.push((id, service));
+    }
+
+    /// The same surroundings for the part of a configuration that `scope` names, such as `route orders/1`.
+    #[must_use]
+    pub fn scoped(&self, scope: impl Into<String>) -> Self {
+        Self {
+            base: self.base.clone(),
+            scope: scope.into(),
+            registry: self.registry.clone(),
+            kept: Arc::clone(&self.kept),
+            services: self.services.clone(),
+            files: Arc::clone(&self.files),
+        }
+    }
+
+    /// A service such as the issuers. `None` if the gateway offers none of that type.
+    pub fn service<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        let id = TypeId::of::<T>();
+        let (_, service) = self.services.iter().find(|(key, _)| *key == id)?;
+        Arc::clone(service).downcast().ok()
+    }
+
+    /// Where a path of the configuration leads: relative paths start from the configuration's folder.
+    pub fn resolve(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.base.join(path)
+    }
+
+    /// Reads a file. The gateway watches it from now on: when it changes, the configuration is compiled again, and a
+    /// file that cannot be used then leaves the running configuration in place.
+    ///
+    /// # Errors
+    /// If it cannot be read; the error names the path and the cause.
+    pub fn read(&self, path: impl AsRef<Path>) -> Result<Vec<u8>, ConfigError> {
+        let full = self.resolve(&path);
+        self.files.lock().push(full.clone());
+        std::fs::read(&full).map_err(|error| {
+            ConfigError::new(format!("cannot read {}: {error}", full.display()))
+                .help("relative paths start from the folder of the configuration file")
+        })
+    }
+
+    /// The files read so far.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.files.lock().clone()
+    }
+
+    /// State that outlives a reload, such as the buckets of a rate limit. The same `key` at the same place of the
+    /// configuration gives the same value; put whatever changes its meaning into the key.
+    pub fn keep<T: Any + Send + Sync>(&self, key: &str, make: impl FnOnce() -> T) -> Arc<T> {
+        let key = (format!("{}/{key}", self.scope), TypeId::of::<T>());
+        let mut values = self.kept.values.lock();
+        let (value, used) = values.entry(key).or_insert_with(|| (Arc::new(make()), true));
+        *used = true;
+        // The type is part of the key, so the cast holds; a fresh value would only lose state.
+        Arc::clone(value).downcast().unwrap_or_else(|_| unreachable!("the key holds the type"))
+    }
+
+    /// A counter of your own; the same name gives the same counter after a reload. Names start with your own prefix.
+    ///
+    /// # Errors
+    /// If the name or a label is not one Prometheus allows, or the name is taken with other labels.
+    pub fn counter(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, ConfigError> {
+        self.register(name, || IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    /// A gauge of your own.
+    ///
+    /// # Errors
+    /// As [`counter`](Self::counter).
+    pub fn gauge(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, ConfigError> {
+        self.register(name, || IntGaugeVec::new(Opts::new(name, help), labels))
+    }
+
+    /// A histogram of your own, in seconds unless the name says otherwise.
+    ///
+    /// # Errors
+    /// As [`counter`](Self::counter).
+    pub fn histogram(&self, name: &str, help: &str, labels: &[&str]) -> Result<HistogramVec, ConfigError> {
+        self.register(name, || HistogramVec::new(HistogramOpts::new(name, help), labels))
+    }
+
+    fn register<M: Collector + Clone + Send + Sync + 'static>(
+        &self,
+        name: &str,
+        make: impl FnOnce() -> prometheus::Result<M>,
+    ) -> Result<M, ConfigError> {
+        let refuse = |error: prometheus::Error| ConfigError::new(format!("metric `{name}`: {error}"));
+        let key = (format!("metric/{name}"), TypeId::of::<M>());
+        let mut values = self.kept.values.lock();
+        if let Some((known, used)) = values.get_mut(&key) {
+            *used = true;
+            if let Some(metric) = known.downcast_ref::<M>() {
+                return Ok(metric.clone());
+            }
+        }
+        let metric = make().map_err(refuse)?;
+        self.registry.register(Box::new(metric.clone())).map_err(refuse)?;
+        values.insert(key, (Arc::new(metric.clone()), true));
+        Ok(metric)
+    }
+}

@@ -1,0 +1,182 @@
+//! One request and its response: the facts that cross stages, and every check made.
+
+use crate::connection::{CertificateStatus, Connection};
+use crate::id::DecisionId;
+use crate::principal::Principal;
+use crate::reason::ReasonCode;
+use std::any::{Any, TypeId};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// What a check expected and what it saw. Made only for a check that failed, or when somebody asked for all.
+///
+/// Neither a token nor a secret belongs here: it is shown in `explain`, the log and on the admin listener.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Finding {
+    pub expected: String,
+    pub observed: String,
+    /// What to do, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl Finding {
+    pub fn new(expected: impl Into<String>, observed: impl Into<String>) -> Self {
+        Self { expected: expected.into(), observed: observed.into(), hint: None }
+    }
+
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// One check of one filter.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Check {
+    /// The filter's name in the configuration.
+    pub filter: &'static str,
+    /// What was looked at: `audience`, `expiry`, `allow`.
+    pub check: &'static str,
+    pub ok: bool,
+    /// The reason it would refuse for.
+    pub reason: ReasonCode,
+    #[serde(flatten)]
+    pub finding: Finding,
+}
+
+/// The facts of one request that filters and the gateway share.
+pub struct Exchange {
+    decision_id: DecisionId,
+    connection: Arc<Connection>,
+    client: IpAddr,
+    certificate: CertificateStatus,
+    now: SystemTime,
+    route: Option<Arc<str>>,
+    principal: Option<Arc<Principal>>,
+    explaining: bool,
+    filter: &'static str,
+    checks: Vec<Check>,
+    extensions: Vec<(TypeId, Box<dyn Any + Send + Sync>)>,
+}
+
+impl Exchange {
+    /// For drivers, `explain` and the testkit.
+    pub fn new(connection: Arc<Connection>, client: IpAddr, certificate: CertificateStatus, now: SystemTime) -> Self {
+        Self {
+            decision_id: DecisionId::random(),
+            connection,
+            client: client.to_canonical(),
+            certificate,
+            now,
+            route: None,
+            principal: None,
+            explaining: false,
+            filter: "",
+            checks: Vec::new(),
+            extensions: Vec::new(),
+        }
+    }
+
+    pub fn decision_id(&self) -> DecisionId {
+        self.decision_id
+    }
+
+    pub fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+
+    /// The real client: the connection's source, or what trusted proxies say of it. IPv4-mapped addresses are IPv4.
+    pub fn client(&self) -> IpAddr {
+        self.client
+    }
+
+    pub fn certificate(&self) -> &CertificateStatus {
+        &self.certificate
+    }
+
+    /// When the request arrived. One reading for all checks, so that they agree.
+    pub fn now(&self) -> SystemTime {
+        self.now
+    }
+
+    /// The route's name, once one is chosen.
+    pub fn route(&self) -> Option<&Arc<str>> {
+        self.route.as_ref()
+    }
+
+    pub fn principal(&self) -> Option<&Arc<Principal>> {
+        self.principal.as_ref()
+    }
+
+    /// Only a filter that has verified the credential calls this.
+    pub fn set_principal(&mut self, principal: Arc<Principal>) {
+        self.principal = Some(principal);
+    }
+
+    /// Whether passed checks are wanted too. They cost an allocation each; failed ones are always kept.
+    pub fn explaining(&self) -> bool {
+        self.explaining
+    }
+
+    /// Records a check and gives `ok` back. `finding` is called only if somebody will read it.
+    pub fn check(&mut self, check: &'static str, reason: ReasonCode, ok: bool, finding: impl FnOnce() -> Finding) -> bool {
+        if !ok || self.explaining {
+            self.checks.push(Check { filter: self.filter, check, ok, reason, finding: finding() });
+        }
+        ok
+    }
+
+    /// The checks kept so far, in order.
+    pub fn checks(&self) -> &[Check] {
+        &self.checks
+    }
+
+    /// A filter's own state, from its request stage to its response stage. One value per type.
+    pub fn extension<T: Any + Send + Sync>(&self) -> Option<&T> {
+        let id = TypeId::of::<T>();
+        self.extensions.iter().find(|(key, _)| *key == id).and_then(|(_, value)| value.downcast_ref())
+    }
+
+    pub fn extension_mut<T: Any + Send + Sync>(&mut self) -> Option<&mut T> {
+        let id = TypeId::of::<T>();
+        self.extensions.iter_mut().find(|(key, _)| *key == id).and_then(|(_, value)| value.downcast_mut())
+    }
+
+    pub fn insert_extension<T: Any + Send + Sync>(&mut self, value: T) {
+        let id = TypeId::of::<T>();
+        self.extensions.retain(|(key, _)| *key != id);
+        self.extensions.push((id, Box::new(value)));
+    }
+}
+
+/// For the code that runs filters. A filter has no use for these.
+impl Exchange {
+    pub fn driver_set_route(&mut self, route: Arc<str>) {
+        self.route = Some(route);
+    }
+
+    pub fn driver_explain(&mut self) {
+        self.explaining = true;
+    }
+
+    /// Names the filter whose checks follow.
+    pub fn driver_enter(&mut self, filter: &'static str) {
+        self.filter = filter;
+    }
+
+    /// For shadow mode: what a filter did to the principal is undone.
+    pub fn driver_restore_principal(&mut self, principal: Option<Arc<Principal>>) {
+        self.principal = principal;
+    }
+
+    pub fn driver_set_certificate(&mut self, certificate: CertificateStatus) {
+        self.certificate = certificate;
+    }
+
+    pub fn driver_take_checks(&mut self) -> Vec<Check> {
+        std::mem::take(&mut self.checks)
+    }
+}

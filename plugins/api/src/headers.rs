@@ -1,0 +1,358 @@
+//! Header fields: one owned buffer and a table of offsets into it.
+//!
+//! Order, case and bytes are kept as received. New values are appended to the same buffer; a removed field stays as a
+//! tombstone, so that no operation moves bytes. Names compare without regard to ASCII case.
+
+use std::fmt;
+use std::ops::Range;
+
+/// Fields that say where a message ends or how a hop behaves. The gateway owns them: a filter can read them, and
+/// cannot change them.
+pub const FRAMING: &[&str] =
+    &["connection", "content-length", "host", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
+
+/// The number of fields a head may have unless the listener says otherwise.
+pub const DEFAULT_MAX_FIELDS: usize = 100;
+
+/// Why a field was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderError {
+    #[error("a header name is one or more letters, digits or !#$%&'*+-.^_`|~")]
+    Name,
+    #[error("a header value has no control characters but tab")]
+    Value,
+    #[error("the gateway itself sets this header: it frames the message or belongs to one hop")]
+    Framing,
+    #[error("the head has as many fields as it may")]
+    TooMany,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Field {
+    name: u32,
+    value: u32,
+    value_len: u32,
+    name_len: u16,
+    /// Length, first and last letter folded: rejects nearly every other name without touching the buffer.
+    tag: u16,
+    dead: bool,
+}
+
+/// The header fields of one message.
+#[derive(Clone)]
+pub struct Headers {
+    buffer: Vec<u8>,
+    fields: Vec<Field>,
+    live: usize,
+    max_fields: usize,
+}
+
+impl Default for Headers {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn tag(name: &[u8]) -> u16 {
+    match (name.first(), name.last()) {
+        (Some(first), Some(last)) => {
+            let fold = |b: u8| u16::from(b | 0x20);
+            (name.len() as u16) ^ (fold(*first) << 5) ^ (fold(*last) << 8)
+        }
+        _ => 0,
+    }
+}
+
+/// RFC 9110, section 5.6.2.
+pub const fn is_token_byte(b: u8) -> bool {
+    b.is_ascii_alphanumeric()
+        || matches!(b, b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
+}
+
+/// RFC 9110, section 5.5: visible ASCII, space, tab, and bytes above 0x7F.
+pub const fn is_value_byte(b: u8) -> bool {
+    b == b'\t' || (b >= b' ' && b != 0x7F)
+}
+
+/// Whether `name` could be a field's name.
+pub fn is_name(name: &[u8]) -> bool {
+    !name.is_empty() && name.len() <= usize::from(u16::MAX) && name.iter().all(|b| is_token_byte(*b))
+}
+
+fn is_framing(name: &str) -> bool {
+    FRAMING.iter().any(|framing| framing.eq_ignore_ascii_case(name))
+}
+
+fn trim(value: &[u8]) -> &[u8] {
+    let blank = |b: &u8| *b == b' ' || *b == b'\t';
+    let start = value.iter().position(|b| !blank(b)).unwrap_or(value.len());
+    let end = value.iter().rposition(|b| !blank(b)).map_or(start, |last| last + 1);
+    &value[start..end]
+}
+
+impl Headers {
+    pub fn new() -> Self {
+        Self::with_limit(DEFAULT_MAX_FIELDS)
+    }
+
+    /// Fields beyond `max_fields` are refused.
+    pub fn with_limit(max_fields: usize) -> Self {
+        Self { buffer: Vec::new(), fields: Vec::new(), live: 0, max_fields }
+    }
+
+    /// The number of fields.
+    pub fn len(&self) -> usize {
+        self.live
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.live == 0
+    }
+
+    /// The first field of that name.
+    pub fn get(&self, name: &str) -> Option<&[u8]> {
+        self.position(name).map(|at| self.value(&self.fields[at]))
+    }
+
+    /// The first field of that name, if it is visible ASCII.
+    pub fn get_str(&self, name: &str) -> Option<&str> {
+        self.get(name).filter(|value| value.is_ascii()).and_then(|value| std::str::from_utf8(value).ok())
+    }
+
+    /// Every field of that name, in order.
+    pub fn get_all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        let tag = tag(name.as_bytes());
+        self.fields.iter().filter(move |field| self.is(field, tag, name)).map(|field| self.value(field))
+    }
+
+    pub fn contains(&self, name: &str) -> bool {
+        self.position(name).is_some()
+    }
+
+    /// Name and value of every field, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.fields.iter().filter(|field| !field.dead).map(|field| (self.name(field), self.value(field)))
+    }
+
+    /// Replaces every field of that name by one.
+    ///
+    /// # Errors
+    /// If the name or the value is not one HTTP allows, frames the message, or does not fit.
+    pub fn set(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), HeaderError> {
+        let value = checked(name, value.as_ref())?;
+        self.drop_named(name);
+        self.add(name, value)
+    }
+
+    /// Adds a field after all others.
+    ///
+    /// # Errors
+    /// As [`set`](Self::set).
+    pub fn append(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), HeaderError> {
+        let value = checked(name, value.as_ref())?;
+        self.add(name, value)
+    }
+
+    /// Removes every field of that name and says how many there were. Framing fields stay.
+    pub fn remove(&mut self, name: &str) -> usize {
+        if is_framing(name) { 0 } else { self.drop_named(name) }
+    }
+
+    /// Removes every field for which `keep` says no. Framing fields stay.
+    pub fn retain(&mut self, mut keep: impl FnMut(&str, &[u8]) -> bool) {
+        self.driver_retain(|name, value| is_framing(name) || keep(name, value));
+    }
+
+    fn position(&self, name: &str) -> Option<usize> {
+        let tag = tag(name.as_bytes());
+        self.fields.iter().position(|field| self.is(field, tag, name))
+    }
+
+    fn is(&self, field: &Field, tag: u16, name: &str) -> bool {
+        field.tag == tag && !field.dead && self.name(field).eq_ignore_ascii_case(name)
+    }
+
+    fn name(&self, field: &Field) -> &str {
+        let start = field.name as usize;
+        // Only token bytes come in, and those are ASCII.
+        std::str::from_utf8(&self.buffer[start..start + usize::from(field.name_len)]).unwrap_or_default()
+    }
+
+    fn value(&self, field: &Field) -> &[u8] {
+        let start = field.value as usize;
+        &self.buffer[start..start + field.value_len as usize]
+    }
+
+    fn drop_named(&mut self, name: &str) -> usize {
+        let tag = tag(name.as_bytes());
+        let mut dropped = 0;
+        for at in 0..self.fields.len() {
+            if self.is(&self.fields[at], tag, name) {
+                self.fields[at].dead = true;
+                dropped += 1;
+            }
+        }
+        self.live -= dropped;
+        dropped
+    }
+
+    fn add(&mut self, name: &str, value: &[u8]) -> Result<(), HeaderError> {
+        let at = self.buffer.len();
+        self.buffer.extend_from_slice(name.as_bytes());
+        self.buffer.extend_from_slice(value);
+        self.driver_index(at..at + name.len(), at + name.len()..at + name.len() + value.len())
+    }
+}
+
+/// For the code that reads messages from and writes them to a connection. A filter has no use for these.
+impl Headers {
+    /// Takes over the bytes of a head, to be indexed by [`driver_index`](Self::driver_index).
+    pub fn driver_new(buffer: Vec<u8>, max_fields: usize) -> Self {
+        Self { buffer, fields: Vec::with_capacity(24), live: 0, max_fields }
+    }
+
+    /// Names a field within the buffer. The caller has checked the name's and the value's bytes.
+    ///
+    /// # Errors
+    /// If there are too many fields, or the ranges are not within the buffer.
+    pub fn driver_index(&mut self, name: Range<usize>, value: Range<usize>) -> Result<(), HeaderError> {
+        if self.live >= self.max_fields {
+            return Err(HeaderError::TooMany);
+        }
+        let name_bytes = self.buffer.get(name.clone()).ok_or(HeaderError::Name)?;
+        if value.end > self.buffer.len() || value.start > value.end || !is_name(name_bytes) {
+            return Err(HeaderError::Value);
+        }
+        let small = |n: usize| u32::try_from(n).map_err(|_| HeaderError::TooMany);
+        self.fields.push(Field {
+            tag: tag(name_bytes),
+            name: small(name.start)?,
+            value: small(value.start)?,
+            value_len: small(value.len())?,
+            name_len: name.len() as u16,
+            dead: false,
+        });
+        self.live += 1;
+        Ok(())
+    }
+
+    /// Adds any field, framing or not, after checking its bytes.
+    ///
+    /// # Errors
+    /// As [`set`](Self::set), but for framing names.
+    pub fn driver_append(&mut self, name: &str, value: &[u8]) -> Result<(), HeaderError> {
+        let value = checked_bytes(name, value)?;
+        self.add(name, value)
+    }
+
+    /// Replaces any field, framing or not.
+    ///
+    /// # Errors
+    /// As [`driver_append`](Self::driver_append).
+    pub fn driver_set(&mut self, name: &str, value: &[u8]) -> Result<(), HeaderError> {
+        let value = checked_bytes(name, value)?;
+        self.drop_named(name);
+        self.add(name, value)
+    }
+
+    /// Removes any field, framing or not.
+    pub fn driver_remove(&mut self, name: &str) -> usize {
+        self.drop_named(name)
+    }
+
+    /// As [`retain`](Self::retain), for framing fields too.
+    pub fn driver_retain(&mut self, mut keep: impl FnMut(&str, &[u8]) -> bool) {
+        for at in 0..self.fields.len() {
+            let field = self.fields[at];
+            if !field.dead && !keep(self.name(&field), self.value(&field)) {
+                self.fields[at].dead = true;
+                self.live -= 1;
+            }
+        }
+    }
+}
+
+fn checked<'v>(name: &str, value: &'v [u8]) -> Result<&'v [u8], HeaderError> {
+    if is_framing(name) { Err(HeaderError::Framing) } else { checked_bytes(name, value) }
+}
+
+fn checked_bytes<'v>(name: &str, value: &'v [u8]) -> Result<&'v [u8], HeaderError> {
+    if !is_name(name.as_bytes()) {
+        return Err(HeaderError::Name);
+    }
+    let value = trim(value);
+    if value.iter().all(|b| is_value_byte(*b)) { Ok(value) } else { Err(HeaderError::Value) }
+}
+
+/// Names only: values may be secrets.
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter().map(|(name, _)| name)).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Headers {
+        let mut headers = Headers::new();
+        headers.append("Accept", "a").unwrap();
+        headers.append("X-User", "one").unwrap();
+        headers.append("x-user", "two").unwrap();
+        headers.driver_append("Content-Length", b"3").unwrap();
+        headers
+    }
+
+    #[test]
+    fn names_compare_without_case_and_keep_order() {
+        let headers = sample();
+        assert_eq!(headers.get("ACCEPT"), Some(&b"a"[..]));
+        assert_eq!(headers.get_all("X-USER").collect::<Vec<_>>(), [b"one", b"two"]);
+        assert_eq!(headers.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["Accept", "X-User", "x-user", "Content-Length"]);
+    }
+
+    #[test]
+    fn set_replaces_all_and_remove_counts() {
+        let mut headers = sample();
+        headers.set("x-user", "three").unwrap();
+        assert_eq!(headers.get_all("x-user").count(), 1);
+        assert_eq!((headers.len(), headers.remove("x-user"), headers.len()), (3, 1, 2));
+    }
+
+    #[test]
+    fn framing_is_out_of_reach() {
+        let mut headers = sample();
+        assert_eq!(headers.set("content-length", "9"), Err(HeaderError::Framing));
+        assert_eq!(headers.append("Transfer-Encoding", "chunked"), Err(HeaderError::Framing));
+        assert_eq!(headers.remove("Content-Length"), 0);
+        headers.retain(|_, _| false);
+        assert_eq!(headers.get("content-length"), Some(&b"3"[..]));
+    }
+
+    #[test]
+    fn nothing_can_be_injected() {
+        let mut headers = Headers::new();
+        for value in ["a\r\nx: y", "a\nb", "a\0", "\x7f"] {
+            assert_eq!(headers.set("x", value), Err(HeaderError::Value));
+        }
+        for name in ["", "a b", "a:", "a\r\n", "é"] {
+            assert_eq!(headers.set(name, "v"), Err(HeaderError::Name));
+        }
+    }
+
+    #[test]
+    fn the_number_of_fields_is_limited() {
+        let mut headers = Headers::with_limit(1);
+        headers.append("a", "").unwrap();
+        assert_eq!(headers.append("b", ""), Err(HeaderError::TooMany));
+        headers.set("a", "again").unwrap();
+    }
+
+    #[test]
+    fn debug_shows_no_value() {
+        let mut headers = Headers::new();
+        headers.set("authorization", "Bearer secret").unwrap();
+        assert!(!format!("{headers:?}").contains("secret"));
+    }
+}
