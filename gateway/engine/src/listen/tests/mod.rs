@@ -1,0 +1,1 @@
+//! Connections over real sockets, in one process.
