@@ -17,13 +17,13 @@ pub struct Entry {
     pub name: &'static str,
     pub mode: Mode,
     pub filter: Arc<dyn Filter>,
-    pub metrics: FilterMetrics,
+    pub metrics: Arc<FilterMetrics>,
     request_body: BodyAccess,
     response_body: BodyAccess,
 }
 
 impl Entry {
-    pub fn new(name: &'static str, mode: Mode, filter: Arc<dyn Filter>, metrics: FilterMetrics) -> Self {
+    pub fn new(name: &'static str, mode: Mode, filter: Arc<dyn Filter>, metrics: Arc<FilterMetrics>) -> Self {
         let needs = filter.needs();
         Self { name, mode, filter, metrics, request_body: needs.request_body, response_body: needs.response_body }
     }

@@ -36,11 +36,6 @@ impl Client {
 
     /// The client certificate, judged now: by today's CAs and revocation lists, also on a connection opened before.
     pub fn certificate_status(&self, plan: &ListenerPlan, now: SystemTime) -> CertificateStatus {
-        let Some(chain) = &self.chain else { return CertificateStatus::Missing };
-        match plan.settings.tls.as_ref().and_then(|tls| tls.client_cas()) {
-            Some(cas) => chain.status(cas, now),
-            // The listener no longer asks: nobody vouches for the chain any more.
-            None => CertificateStatus::Missing,
-        }
+        plan.settings.certificate_status(self.chain.as_deref(), now)
     }
 }

@@ -3,7 +3,7 @@
 //! A driver reads a head, hands it to [`Run`], does what it is told (send a reply, or send the request to a pool), shows
 //! it the response, and says when it is over. `portcullis explain` does the same with no network at all.
 
-use crate::access_log::{self, Outcome};
+use crate::access_log::{FinalVerdict, Record, RecordPrincipal, RecordTls};
 use crate::chain::{Chain, Ending, Step, Waiting};
 use crate::config::snapshot::{Action, ListenerPlan, Snapshot};
 use crate::normalise::Framing;
@@ -35,7 +35,7 @@ pub struct Run {
     /// How many filters' request stages ran, so that exactly their response stages do.
     ran_listener: usize,
     ran_route: usize,
-    outcome: Outcome,
+    outcome: FinalVerdict,
     reason: Option<ReasonCode>,
     started: Instant,
     upstream: Upstream,
@@ -82,7 +82,7 @@ impl Run {
             route: None,
             ran_listener: 0,
             ran_route: 0,
-            outcome: Outcome::Allow,
+            outcome: FinalVerdict::Allow,
             reason: None,
             started: Instant::now(),
             upstream: Upstream::default(),
@@ -115,7 +115,7 @@ impl Run {
         self.reason
     }
 
-    pub fn outcome(&self) -> Outcome {
+    pub fn outcome(&self) -> FinalVerdict {
         self.outcome
     }
 
@@ -223,17 +223,16 @@ impl Run {
     }
 
     fn deny(&mut self, denial: &Denial) -> Reply {
-        self.outcome = if denial.status_code() >= 500 { Outcome::Error } else { Outcome::Deny };
+        self.outcome = if denial.status_code() >= 500 { FinalVerdict::Error } else { FinalVerdict::Deny };
         self.reason = Some(denial.reason());
         rescue::reply_for_denial(denial, self.exchange.decision_id())
     }
 
     /// A refusal or fault of the gateway's own.
     pub fn fail(&mut self, cause: Cause) -> Reply {
-        let rescued = rescue::rescue(cause, self.exchange.decision_id());
-        self.outcome = if rescued.status >= 500 || rescued.status == 499 { Outcome::Error } else { Outcome::Deny };
-        self.reason = Some(rescued.reason);
-        rescued.reply
+        self.outcome = cause.verdict();
+        self.reason = Some(cause.reason());
+        cause.reply(self.exchange.decision_id())
     }
 
     /// Chooses a backend that was not tried yet. `Err`: the reply for when there is none.
@@ -361,28 +360,46 @@ impl Run {
         plan.chain.done(plan.chain.len(), &self.exchange);
         let elapsed = self.started.elapsed();
         let metrics = self.route.map_or(&plan.unrouted, |at| &plan.routes[at].metrics);
-        metrics.record(status, elapsed);
+        metrics.finished(status, elapsed);
         if let (Some(pool), Some(duration)) = (&self.upstream.pool, self.upstream.duration) {
-            pool.observe(duration);
+            pool.metrics().upstream_duration.observe(duration.as_secs_f64());
         }
-        if let Some(log) = &self.snapshot.access_log {
-            log.write(&self.record(status, elapsed));
+        if self.snapshot.access_log.is_on() {
+            self.log(status, elapsed);
         }
     }
 
-    fn record(&self, status: u16, elapsed: Duration) -> access_log::Record<'_> {
-        access_log::Record {
+    fn log(&self, status: u16, elapsed: Duration) {
+        let connection = self.exchange.connection();
+        let certificate = self.exchange.certificate().verified();
+        let principal = self.exchange.principal();
+        let id = self.exchange.decision_id();
+        self.snapshot.access_log.log(&Record {
             time: self.exchange.now(),
-            decision_id: self.exchange.decision_id(),
-            connection: self.exchange.connection(),
-            client: Some(self.exchange.client()),
-            certificate: self.exchange.certificate().verified().map(|facts| facts.sha256.as_str()),
-            request: Some(&self.request),
+            decision_id: id.as_str(),
+            listener: &connection.listener,
+            client: self.exchange.client(),
+            peer: connection.peer,
+            tls: connection.tls.as_ref().map(|tls| RecordTls {
+                version: tls.version,
+                cipher: tls.cipher,
+                sni: tls.sni.as_deref(),
+                client_cert_sha256: certificate.map(|facts| facts.sha256.as_str()),
+            }),
+            method: Some(self.request.method().as_str().as_bytes()),
+            host: Some(self.request.authority().as_bytes()),
+            path: Some(self.request.path().as_bytes()),
+            query: self.request.query().map(str::as_bytes),
+            protocol: Some(self.request.version().as_str()),
             status,
             route: self.exchange.route().map(|route| &**route),
-            outcome: self.outcome,
+            verdict: self.outcome,
             reason: self.reason,
-            principal: self.exchange.principal().map(|principal| &**principal),
+            principal: principal.map(|principal| RecordPrincipal {
+                sub: &principal.subject,
+                issuer: principal.issuer.as_deref(),
+                method: principal.method,
+            }),
             pool: self.upstream.pool.as_ref().map(|pool| &**pool.name()),
             backend: self.upstream.backend.as_deref(),
             attempts: self.upstream.attempts,
@@ -390,7 +407,7 @@ impl Run {
             upstream: self.upstream.duration,
             bytes_in: self.traffic.bytes_in,
             bytes_out: self.traffic.bytes_out,
-        }
+        });
     }
 }
 
@@ -400,7 +417,7 @@ impl Drop for Run {
             // Cancelled, or a panic on the way: the client got no whole response.
             if self.reason.is_none() {
                 self.reason = Some(if std::thread::panicking() { reason::GATEWAY_FAULT } else { reason::CLIENT_GONE });
-                self.outcome = Outcome::Error;
+                self.outcome = FinalVerdict::Error;
             }
             self.finish(0);
         }

@@ -1,11 +1,10 @@
 //! What would happen to one request, and why: the same exchange as on the wire, with no network behind it.
 
-use crate::access_log::Outcome;
 use crate::config::snapshot::{ListenerPlan, Snapshot};
 use crate::exchange::{Next, Run};
 use crate::http1::{self, Parsed};
 use crate::normalise;
-use portcullis_plugin::{CertificateStatus, Check, Connection, Finding, RequestHead, Scheme, TlsFacts, reason};
+use portcullis_plugin::{CertificateStatus, Check, Connection, RequestHead, Scheme, TlsFacts};
 use rustls_pki_types::CertificateDer;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -97,7 +96,7 @@ pub async fn explain(snapshot: &Arc<Snapshot>, query: &Query) -> Result<Explanat
     let normalised = match http1::Parser::default().parse(&head, &plan.head_limits) {
         Ok(Parsed::Complete { head, .. }) => normalise::http1(head, scheme, &plan.policy),
         // A value with a line break of its own.
-        Ok(Parsed::Partial) => Err(normalise::Refusal::new(400, reason::REQUEST_AMBIGUOUS, Finding::new("one request head", "a broken one"))),
+        Ok(Parsed::Partial) => Err(normalise::Refusal::ambiguous("one request head", "a broken one")),
         Err(refusal) => Err(refusal),
     };
     let (request, framing) = match normalised {
@@ -127,11 +126,7 @@ pub async fn explain(snapshot: &Arc<Snapshot>, query: &Query) -> Result<Explanat
     Ok(Explanation {
         listener: run.plan().settings.name.to_string(),
         route: run.exchange().route().map(ToString::to_string),
-        verdict: match run.outcome() {
-            Outcome::Allow => "allow",
-            Outcome::Deny => "deny",
-            Outcome::Error => "error",
-        },
+        verdict: run.outcome().as_str(),
         status,
         reason: run.reason().map(portcullis_plugin::ReasonCode::as_str),
         checks: run.exchange_mut().driver_take_checks(),

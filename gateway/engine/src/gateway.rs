@@ -1,14 +1,14 @@
 //! A running gateway: started from a configuration, reloaded, drained and stopped through its [`Handle`].
 
 use crate::access_log::AccessLog;
-use crate::admin::{self, Readiness};
+use crate::admin::{Admin, Readiness};
 use crate::config::snapshot::{ListenerPlan, Snapshot};
 use crate::config::{self, Diagnostics, compile};
 use crate::connection::Client;
 use crate::drive::connection::Serving;
 use crate::drive::pingora::Driver;
 use crate::listen;
-use crate::metrics::Metrics;
+use crate::metrics::{ConnectionGuard, ListenerMetrics, Metrics};
 use crate::watch::Watcher;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -16,7 +16,7 @@ use pingora_core::apps::HttpServerApp;
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::http_proxy;
 use portcullis_plugin::env::Kept;
-use portcullis_plugin::{Build, FilterFactory, FilterTable};
+use portcullis_plugin::{Build, ConfigError, FilterFactory, FilterTable};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,6 +27,9 @@ use tokio_util::task::TaskTracker;
 /// Connections to backends that are kept open for the next request, over all pools. A pool smaller than the peak of
 /// concurrent requests opens connections all the time.
 const UPSTREAM_CONNECTIONS: usize = 4096;
+
+/// How long the last lines of the access log may take at the end.
+const LAST_LINES: Duration = Duration::from_secs(5);
 
 /// Where a configuration comes from.
 #[derive(Debug, Clone)]
@@ -44,6 +47,8 @@ pub enum StartError {
     Configuration(Diagnostics),
     #[error("listener `{listener}` cannot listen on {address}: {cause}")]
     Bind { listener: String, address: SocketAddr, cause: std::io::Error },
+    #[error("{0}")]
+    Admin(ConfigError),
     #[error("no tokio runtime: call `start` within one")]
     NoRuntime,
 }
@@ -117,13 +122,13 @@ impl Builder {
         let source = self.source.ok_or(StartError::NoConfiguration)?;
         let metrics = Metrics::new();
         let kept = Arc::new(Kept::default());
-        let compiler = Compiler { source, table: self.table, metrics: Arc::clone(&metrics), kept, log: Mutex::new(None) };
+        let compiler = Compiler { source, table: self.table, metrics: Arc::clone(&metrics), kept, log: Mutex::new(AccessLog::off()) };
         let snapshot = compiler.compile(1).map_err(StartError::Configuration)?;
         let (shutdown, stopping) = watch::channel(false);
         let conf = ServerConf { upstream_keepalive_pool_size: UPSTREAM_CONNECTIONS, max_retries: 64, ..ServerConf::default() };
         let tracker = TaskTracker::new();
         let proxy = Arc::new(http_proxy(&Arc::new(conf), Driver));
-        let readiness = Readiness::starting();
+        let readiness = Readiness::new();
         let inner = Arc::new(Inner {
             current: Arc::new(Current(ArcSwap::from_pointee(snapshot))),
             compiler,
@@ -140,7 +145,7 @@ impl Builder {
         inner.open_admin(&snapshot).await?;
         snapshot.start();
         inner.compiler.settle();
-        inner.metrics.reloaded(1, true);
+        inner.metrics.config_started(1);
         inner.readiness.serving();
         let watcher = self.watch.then(|| Watcher::start(Arc::downgrade(&inner), stopping));
         Ok(Handle { inner, _watcher: watcher.flatten() })
@@ -154,7 +159,7 @@ struct Compiler {
     metrics: Arc<Metrics>,
     kept: Arc<Kept>,
     /// The open access log, kept over reloads that do not move it.
-    log: Mutex<Option<(String, Arc<AccessLog>)>>,
+    log: Mutex<AccessLog>,
 }
 
 impl Compiler {
@@ -172,20 +177,19 @@ impl Compiler {
                 metrics: &self.metrics,
                 kept: &self.kept,
                 generation,
-                purpose: compile::Purpose::Serve { log: log.as_ref().map(|(path, log)| (path.as_str(), log)) },
+                purpose: compile::Purpose::Serve { log: &log },
             },
         )?;
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
-        *log = snapshot.access_log.clone().map(|log| (log.path().to_owned(), log));
+        *log = snapshot.access_log.clone();
         Ok(snapshot)
     }
 
     /// What the running configuration no longer uses is let go.
     fn settle(&self) {
         self.kept.sweep();
-        self.metrics.sweep();
     }
 }
 
@@ -197,13 +201,19 @@ struct Socket {
     close: watch::Sender<bool>,
 }
 
+/// It closes when this is dropped.
+struct OpenAdmin {
+    admin: Admin,
+    _close: watch::Sender<bool>,
+}
+
 pub(crate) struct Inner {
     current: Arc<Current>,
     compiler: Compiler,
     serving: Arc<Serving>,
     shutdown: watch::Sender<bool>,
     sockets: Mutex<Vec<Socket>>,
-    admin: Mutex<Option<(SocketAddr, admin::Server)>>,
+    admin: Mutex<Option<OpenAdmin>>,
     /// One reload at a time.
     reloading: tokio::sync::Mutex<()>,
     readiness: Readiness,
@@ -275,31 +285,22 @@ impl Inner {
         };
         let stop = either(closing, self.serving.shutdown.clone());
         let tracker = self.serving.tracker.clone();
-        tokio::spawn(listen::run(listener, settings, plan.metrics.clone(), stop, tracker, serve));
+        tokio::spawn(listen::run(listener, settings, Arc::new(Counted(Arc::clone(&plan.metrics), Mutex::default())), stop, tracker, serve));
     }
 
+    /// Opens, moves, updates or closes the admin listener, as the snapshot says.
     async fn open_admin(&self, snapshot: &Snapshot) -> Result<(), StartError> {
-        let current = self.admin.lock().as_ref().map(|(configured, _)| *configured);
-        let wanted = snapshot.admin.as_ref().map(|settings| settings.address);
-        if current == wanted && wanted.is_none() {
+        let Some(settings) = &snapshot.admin else {
+            *self.admin.lock() = None;
             return Ok(());
-        }
-        if let (true, Some(settings)) = (current == wanted, &snapshot.admin) {
-            if let Some((_, server)) = &*self.admin.lock() {
-                server.update(settings.clone());
-            }
-            return Ok(());
-        }
-        let server = match &snapshot.admin {
-            None => None,
-            Some(settings) => {
-                let refuse = |cause| StartError::Bind { listener: "admin".into(), address: settings.address, cause };
-                let server = admin::Server::start(settings.clone(), Arc::clone(&self.metrics), self.readiness.clone()).await.map_err(refuse)?;
-                tracing::info!(address = %server.address(), "admin listening");
-                Some((settings.address, server))
-            }
         };
-        *self.admin.lock() = server;
+        if self.admin.lock().as_ref().is_some_and(|open| open.admin.update(settings)) {
+            return Ok(());
+        }
+        let (close, closing) = watch::channel(false);
+        let admin = Admin::start(settings, Arc::clone(&self.metrics), self.readiness.clone(), closing).await.map_err(StartError::Admin)?;
+        tracing::info!(address = %admin.address(), "admin listening");
+        *self.admin.lock() = Some(OpenAdmin { admin, _close: close });
         Ok(())
     }
 
@@ -311,11 +312,11 @@ impl Inner {
         match &result {
             Ok(()) => {
                 tracing::info!(generation, "configuration reloaded");
-                self.metrics.reloaded(generation, true);
+                self.metrics.reload_succeeded(generation);
             }
             Err(error) => {
                 tracing::error!("configuration not reloaded, the running one stays: {error}");
-                self.metrics.reloaded(generation - 1, false);
+                self.metrics.reload_failed();
             }
         }
         result.map(|()| generation)
@@ -359,10 +360,27 @@ impl Inner {
         self.serving.proxy.http_cleanup().await;
         self.serving.tracker.close();
         let ended = tokio::time::timeout(within, self.serving.tracker.wait()).await.is_ok();
-        if let Some(log) = &self.current.snapshot().access_log {
-            log.flush();
-        }
+        // Writing may wait for a disk: not on a thread that serves.
+        let log = self.current.snapshot().access_log.clone();
+        let _ = tokio::task::spawn_blocking(move || log.flush(LAST_LINES)).await;
         ended
+    }
+}
+
+/// Counts a listener's connections in its metrics.
+struct Counted(Arc<ListenerMetrics>, Mutex<Vec<ConnectionGuard>>);
+
+impl listen::Observer for Counted {
+    fn opened(&self, _: &str) {
+        self.1.lock().push(self.0.connection());
+    }
+
+    fn closed(&self, _: &str) {
+        self.1.lock().pop();
+    }
+
+    fn handshake_failed(&self, _: &str, reason: &'static str) {
+        self.0.handshake_failure(reason);
     }
 }
 
@@ -399,7 +417,7 @@ impl Handle {
 
     /// The bound address of the admin listener, if there is one.
     pub fn admin_address(&self) -> Option<SocketAddr> {
-        self.inner.admin.lock().as_ref().map(|(_, server)| server.address())
+        self.inner.admin.lock().as_ref().map(|open| open.admin.address())
     }
 
     /// The generation of the configuration that runs: 1 at start, one more with each reload that succeeded.
@@ -417,9 +435,7 @@ impl Handle {
 
     /// Opens the access log's file anew, after it was moved away.
     pub fn reopen_logs(&self) {
-        if let Some(log) = &self.inner.current.snapshot().access_log {
-            log.reopen();
-        }
+        self.inner.current.snapshot().access_log.reopen();
     }
 
     /// The metrics as Prometheus reads them.

@@ -33,7 +33,7 @@ use std::sync::Arc;
 /// What a snapshot is compiled for.
 pub enum Purpose<'a> {
     /// To run. `log` is the access log that is open already.
-    Serve { log: Option<(&'a str, &'a Arc<AccessLog>)> },
+    Serve { log: &'a AccessLog },
     /// To be looked at: nothing is opened, bound or asked of the network. Keys may be given instead of an issuer's own.
     Inspect { keys: Option<&'a [u8]> },
 }
@@ -98,7 +98,7 @@ impl Build<'_> {
         }
         let pools = self.pools(pools);
         let admin = admin.and_then(|admin| {
-            let settings = AdminSettings::compile(admin, &self.env).map_err(|error| error.at("admin"));
+            let settings = AdminSettings::compile(admin, &self.env);
             self.findings.take(settings)
         });
         let matches: Vec<_> = routes.iter().map(|route| (route.listeners.clone(), clone_match(&route.matches))).collect();
@@ -106,10 +106,7 @@ impl Build<'_> {
             routes.into_iter().enumerate().map(|(at, route)| self.route(at, route, &pools).map(Arc::new)).collect();
         let listeners: Vec<_> =
             listeners.into_iter().enumerate().filter_map(|(at, listener)| self.listener(at, listener, &matches, &routes).map(Arc::new)).collect();
-        let access_log = match access_log {
-            Some(log) => self.access_log(log)?,
-            None => None,
-        };
+        let access_log = self.access_log(access_log);
         let owned = OwnedHeaders::new(std::mem::take(&mut self.owned));
         let routes: Vec<_> = routes.into_iter().collect::<Option<_>>()?;
         if !self.findings.is_ok() || !self.faults.is_empty() {
@@ -124,21 +121,20 @@ impl Build<'_> {
             owned,
             trusted_proxies: TrustedProxies::new(trusted_proxies),
             admin,
-            access_log,
+            access_log: access_log?,
             drain: drain.get(),
             files: Vec::new(),
         })
     }
 
-    fn access_log(&mut self, log: raw::AccessLog) -> Option<Option<Arc<AccessLog>>> {
-        let raw::AccessLog { path, buffer } = log;
-        let Purpose::Serve { log: open } = &self.context.purpose else { return Some(None) };
-        let file = if path == "-" { path } else { self.env.resolve(&path).display().to_string() };
-        if let Some((_, log)) = open.filter(|(known, log)| *known == file && log.buffer() == buffer) {
-            return Some(Some(Arc::clone(log)));
+    fn access_log(&mut self, log: Option<raw::AccessLog>) -> Option<AccessLog> {
+        match &self.context.purpose {
+            Purpose::Inspect { .. } => Some(AccessLog::off()),
+            Purpose::Serve { log: running } => {
+                let compiled = AccessLog::compile(log, &self.env, Some(running), self.context.metrics);
+                self.findings.take(compiled)
+            }
         }
-        let log = AccessLog::open(&file, buffer, self.context.metrics).map_err(|error| error.at("path").at("access_log"));
-        self.findings.take(log).map(|log| Some(Arc::new(log)))
     }
 
     fn pools(&mut self, raw: BTreeMap<String, raw::Pool>) -> BTreeMap<String, Arc<Pool>> {
@@ -240,15 +236,14 @@ impl Build<'_> {
         let served: Option<Vec<_>> = mine.iter().map(|at| routes.get(*at)?.clone()).collect();
         let metrics = self.context.metrics;
         let routes = served?.into_iter().map(|route| ListenerRoute { metrics: metrics.route(&name, &route.name), route }).collect();
-        let raw::Limits { header_bytes, header_fields, body, .. } = &limits;
-        let head_limits = HeadLimits { bytes: usize::try_from(header_bytes.0).unwrap_or(usize::MAX), fields: *header_fields };
-        let body_limit = body.map(|body| body.0);
+        let head_limits = HeadLimits::from(&limits);
+        let body_limit = limits.body.map(|body| body.0);
         if had_tls && tls.is_none() {
             return None;
         }
         Some(ListenerPlan {
             address,
-            policy: Policy::new(&normalise),
+            policy: Policy::from(&normalise),
             head_limits,
             body_limit,
             chain: chain?,

@@ -6,7 +6,7 @@ use crate::chain::Chain;
 use crate::forwarded::TrustedProxies;
 use crate::http1::HeadLimits;
 use crate::listen::ListenerSettings;
-use crate::metrics::RouteMetrics;
+use crate::metrics::{ListenerMetrics, RouteMetrics};
 use crate::normalise::Policy;
 use crate::owned::OwnedHeaders;
 use crate::pool::{Pool, split::Split};
@@ -27,7 +27,7 @@ pub struct Snapshot {
     pub owned: OwnedHeaders,
     pub trusted_proxies: TrustedProxies,
     pub admin: Option<AdminSettings>,
-    pub access_log: Option<Arc<AccessLog>>,
+    pub access_log: AccessLog,
     pub drain: Duration,
     /// Every file it was made from: a change of one compiles it anew.
     pub files: Vec<PathBuf>,
@@ -46,13 +46,14 @@ pub struct ListenerPlan {
     pub router: Router,
     pub routes: Vec<ListenerRoute>,
     /// For requests that no route took.
-    pub unrouted: RouteMetrics,
+    pub unrouted: Arc<RouteMetrics>,
+    pub metrics: Arc<ListenerMetrics>,
 }
 
 /// A route as one listener serves it.
 pub struct ListenerRoute {
     pub route: Arc<RoutePlan>,
-    pub metrics: RouteMetrics,
+    pub metrics: Arc<RouteMetrics>,
 }
 
 pub struct RoutePlan {
@@ -89,7 +90,7 @@ impl ListenerPlan {
     pub fn is_misdirected(&self, request: &RequestHead, connection: &Connection) -> bool {
         let (Some(tls), Some(facts)) = (&self.settings.tls, &connection.tls) else { return false };
         let Some(sni) = &facts.sni else { return false };
-        tls.asks_for_client_certificates()
+        tls.client_cas().is_some()
             && &**sni != request.host()
             && tls.certificate_index_for(sni) != tls.certificate_index_for(request.host())
     }

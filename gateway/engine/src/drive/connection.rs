@@ -10,6 +10,7 @@ use crate::connection::Client;
 use crate::http1::{self, Parsed};
 use crate::normalise::{self, BodyLength, Refusal};
 use crate::refusals;
+use crate::rescue;
 use bytes::BytesMut;
 use pingora_core::apps::HttpServerApp;
 use pingora_core::protocols::http::ServerSession;
@@ -32,8 +33,6 @@ pub struct Serving {
     pub tracker: TaskTracker,
 }
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
 /// Streams that were malformed, on one connection, before it is closed.
 const MAX_MALFORMED_STREAMS: u32 = 32;
 
@@ -42,32 +41,12 @@ impl Serving {
     pub async fn serve(&self, stream: Stream, client: Arc<Client>, http2: bool) {
         let Ok(response) = ResponseHeader::build(200, None) else { return };
         let digest = Arc::new(ProxyDigest::new(Box::new(response), Some(Box::new(Arc::clone(&client)))));
-        let mut gate = Box::new(Gate::new(stream, digest, http2));
-        if !http2 && self.has_preface(&mut gate, &client).await {
-            gate.allow_all();
-            gate.set_http2();
-        }
+        let gate = Box::new(Gate::new(stream, digest, http2));
         if gate.is_http2() {
             self.serve_http2(gate, client).await;
         } else {
             self.serve_http1(gate, client).await;
         }
-    }
-
-    /// Whether a plain connection of a listener with `h2c` starts with the preface of HTTP/2.
-    async fn has_preface(&self, gate: &mut Gate, client: &Client) -> bool {
-        let (_, plan) = client.current();
-        if !plan.settings.h2c || client.connection.tls.is_some() {
-            return false;
-        }
-        let deadline = Instant::now() + plan.settings.limits.idle_timeout.get();
-        while gate.buffered().len() < PREFACE.len() && PREFACE.starts_with(gate.buffered()) {
-            match timeout_at(deadline, gate.fill()).await {
-                Ok(Ok(1..)) => {}
-                _ => return false,
-            }
-        }
-        gate.buffered().starts_with(PREFACE)
     }
 
     async fn serve_http1(&self, mut gate: Box<Gate>, client: Arc<Client>) {
@@ -144,15 +123,14 @@ impl Serving {
             match timeout_at(deadline, gate.fill()).await {
                 Ok(Ok(1..)) => {}
                 // The client left in the middle of its head.
-                Ok(_) => break Refusal::new(400, reason::REQUEST_AMBIGUOUS, Finding::new("a whole request head", "the connection ended within it")),
+                Ok(_) => break Refusal::ambiguous("a whole request head", "the connection ended within it"),
                 Err(_) => {
                     let limit = plan.settings.limits.header_timeout;
-                    break Refusal::new(408, reason::REQUEST_TIMEOUT, Finding::new(format!("a request head within {limit}"), "an unfinished one"));
+                    break Refusal { status: 408, reason: reason::REQUEST_TIMEOUT, finding: Finding::new(format!("a request head within {limit}"), "an unfinished one") };
                 }
             }
         };
-        let refused = refusals::refuse(&snapshot, &plan, &client.connection, &refusal);
-        let response = crate::rescue::raw(&refused.reply, refusal.status);
+        let response = rescue::raw_reply(&refusals::refuse(&snapshot, &plan, &client.connection, &refusal));
         let write = async {
             gate.write_all(&response).await?;
             gate.flush().await

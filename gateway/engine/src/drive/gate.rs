@@ -58,11 +58,6 @@ impl Gate {
         self.http2
     }
 
-    /// After the preface was seen on a plain connection. The preface stays buffered: the h2 library reads it.
-    pub fn set_http2(&mut self) {
-        self.http2 = true;
-    }
-
     /// What has been read and is not yet used.
     pub fn buffered(&self) -> &[u8] {
         &self.buffer

@@ -1,13 +1,13 @@
 //! The Pingora driver: `ProxyHttp`'s phases call the exchange. Nothing is decided here.
 
 use super::convert;
-use crate::access_log::Outcome;
+use crate::access_log::FinalVerdict;
 use crate::config::snapshot::{ListenerPlan, Snapshot};
 use crate::connection::Client;
 use crate::exchange::{Next, Run};
 use crate::normalise::{self, BodyLength, Framing};
 use crate::pool::{BackendOutcome, Pool, Selected};
-use crate::refusals::Refusals;
+use crate::refusals::refuse;
 use crate::rescue::Cause;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
-use portcullis_plugin::{Method, Reply, RequestHead, Scheme};
+use portcullis_plugin::{DecisionId, Reply, RequestHead, ResponseHead, Scheme, reason};
 use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -81,10 +81,8 @@ impl ProxyHttp for Driver {
             Some(inbound) => *inbound,
             None => match read_http2(session) {
                 Ok(inbound) => inbound,
-                Err(refused) => {
-                    let (reply, (mut head, body)) = *refused;
-                    head.headers_mut().driver_set("x-decision-id", reply.as_bytes()).ok();
-                    write(session, &head, body).await?;
+                Err(reply) => {
+                    write(session, &ResponseHead::new(reply.status, reply.headers), reply.body).await?;
                     return Ok(true);
                 }
             },
@@ -166,7 +164,7 @@ impl ProxyHttp for Driver {
         let attempts = context.run.as_ref().map_or(0, |run| run.upstream().attempts) as usize;
         let again = attempts <= retries;
         if again && let Some(pool) = &context.pool {
-            pool.count_retry();
+            pool.metrics().retries.inc();
         }
         error.set_retry(again);
         error
@@ -273,7 +271,7 @@ impl ProxyHttp for Driver {
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, context: &mut Context) -> FailToProxy {
         let nothing = FailToProxy { error_code: 0, can_reuse_downstream: false };
-        let (cause, outcome) = explain(error, session);
+        let (cause, outcome) = explain(error);
         if let Some(selected) = context.selected.take() {
             selected.record(outcome);
         }
@@ -305,14 +303,14 @@ impl ProxyHttp for Driver {
             selected.record(match (error, status) {
                 (None, 500..) => BackendOutcome::ServerError,
                 (None, _) => BackendOutcome::Success,
-                (Some(error), _) => explain(error, session).1,
+                (Some(error), _) => explain(error).1,
             });
         }
         if let Some(mut run) = context.run.take() {
             if let Some(error) = error
-                && run.outcome() == Outcome::Allow
+                && run.outcome() == FinalVerdict::Allow
             {
-                run.fail(explain(error, session).0);
+                run.fail(explain(error).0);
             }
             if run.upstream().pool.is_none() || run.traffic_mut().bytes_out == 0 {
                 run.traffic_mut().bytes_out = session.body_bytes_sent() as u64;
@@ -331,18 +329,18 @@ impl Context {
 }
 
 /// What an error of Pingora's means to the client and to the backend's record.
-fn explain(error: &Error, session: &Session) -> (Cause, BackendOutcome) {
+fn explain(error: &Error) -> (Cause, BackendOutcome) {
     use ErrorType as E;
+    let ambiguous = Cause::Refused { status: 400, reason: reason::REQUEST_AMBIGUOUS };
     if *error.esource() == ErrorSource::Downstream {
         let cause = match error.etype() {
             E::ReadTimedout => Cause::RequestTimeout,
-            E::ReadError if is_invalid_chunk(error) => Cause::Ambiguous,
-            E::InvalidHTTPHeader => Cause::Ambiguous,
+            E::ReadError if is_invalid_chunk(error) => ambiguous,
+            E::InvalidHTTPHeader => ambiguous,
             _ => Cause::ClientGone,
         };
         return (cause, BackendOutcome::ClientGone);
     }
-    let _ = session;
     match error.etype() {
         E::ConnectTimedout | E::TLSHandshakeTimedout => (Cause::Connect, BackendOutcome::ConnectFailed),
         E::ConnectRefused | E::ConnectNoRoute | E::ConnectError | E::TLSHandshakeFailure | E::InvalidCert | E::SocketError | E::BindError => {
@@ -364,7 +362,7 @@ fn is_invalid_chunk(error: &Error) -> bool {
 }
 
 /// Sends a response of the gateway's own.
-async fn write(session: &mut Session, head: &portcullis_plugin::ResponseHead, body: Bytes) -> Result<()> {
+async fn write(session: &mut Session, head: &ResponseHead, body: Bytes) -> Result<()> {
     let response = convert::own_response(head, &body)?;
     let empty = body.is_empty() || session.req_header().method == http::Method::HEAD || matches!(head.status(), 204 | 304);
     if session.is_process_shutting_down() {
@@ -377,46 +375,34 @@ async fn write(session: &mut Session, head: &portcullis_plugin::ResponseHead, bo
     Ok(())
 }
 
-/// Normalises the head of an HTTP/2 request. HTTP/1 heads come normalised from the connection loop.
-fn read_http2(session: &Session) -> std::result::Result<Inbound, Box<(String, (portcullis_plugin::ResponseHead, Bytes))>> {
+/// Normalises the head of an HTTP/2 request; HTTP/1 heads come normalised from the connection loop. `Err` is the reply to
+/// a request that is refused.
+fn read_http2(session: &mut Session) -> std::result::Result<Inbound, Reply> {
+    let has_body = !session.as_downstream_mut().is_body_empty();
     let client = session
         .as_downstream()
         .digest()
-        .and_then(|digest| digest.proxy_digest.as_ref())
-        .and_then(|digest| digest.user_data.as_ref())
-        .and_then(|data| data.downcast_ref::<Arc<Client>>())
+        .and_then(|digest| digest.proxy_digest.as_ref()?.user_data.as_ref()?.downcast_ref::<Arc<Client>>())
         .cloned();
     let Some(client) = client else {
         tracing::error!("a request without its connection; refused");
-        let id = portcullis_plugin::DecisionId::random();
-        let rescued = crate::rescue::rescue(Cause::GatewayFault, id);
-        let head = portcullis_plugin::ResponseHead::new(rescued.reply.status, rescued.reply.headers);
-        return Err(Box::new((id.to_string(), (head, rescued.reply.body))));
+        return Err(Cause::GatewayFault.reply(DecisionId::random()));
     };
     let (snapshot, plan) = client.current();
     let header = session.req_header();
     let scheme = if client.connection.tls.is_some() { Scheme::Https } else { Scheme::Http };
     let authority = header.uri.authority().map(|authority| authority.as_str());
-    let path = std::str::from_utf8(header.raw_path()).unwrap_or("");
+    // What is not UTF-8 is no path: the empty one is refused.
+    let path = std::str::from_utf8(header.raw_path()).unwrap_or_default();
     let fields = header.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-    let normalised =
-        normalise::http2(header.method.as_str(), header.uri.scheme_str(), authority, path, fields, &plan.head_limits, scheme, &plan.policy);
-    match normalised {
+    let method = header.method.as_str();
+    match normalise::http2(method, header.uri.scheme_str(), authority, path, fields, &plan.head_limits, scheme, &plan.policy) {
         Ok((request, mut framing)) => {
-            if matches!(framing.body, BodyLength::None) && !session.is_body_empty_hint() {
-                framing.body = BodyLength::Chunked;
+            if !has_body {
+                framing.body = BodyLength::None;
             }
             Ok(Inbound { client, snapshot, plan, request, framing })
         }
-        Err(refusal) => {
-            let refused = Refusals::new(&snapshot, &plan).http(&client.connection, header.method.as_str(), &refusal);
-            let head = portcullis_plugin::ResponseHead::new(refused.reply.status, refused.reply.headers);
-            Err(Box::new((refused.id.to_string(), (head, refused.reply.body))))
-        }
+        Err(refusal) => Err(refuse(&snapshot, &plan, &client.connection, &refusal)),
     }
-}
-
-#[allow(unused)]
-fn method(method: &http::Method) -> Option<Method> {
-    Method::parse(method.as_str().as_bytes())
 }

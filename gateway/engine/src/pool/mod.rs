@@ -90,7 +90,7 @@ impl Pool {
     ///
     /// # Errors
     /// With the path inside of the pool; the caller puts the pool's name in front.
-    pub fn compile(name: &str, raw: raw::Pool, env: &Env, metrics: &PoolMetrics) -> Result<Arc<Self>, ConfigError> {
+    pub fn compile(name: &str, raw: raw::Pool, env: &Env, metrics: &Metrics) -> Result<Arc<Self>, ConfigError> {
         Self::compile_with(name, raw, env, metrics, Arc::new(SystemResolver))
     }
 
@@ -98,7 +98,7 @@ impl Pool {
         name: &str,
         raw: raw::Pool,
         env: &Env,
-        metrics: &PoolMetrics,
+        metrics: &Metrics,
         resolver: Arc<dyn Resolve>,
     ) -> Result<Arc<Self>, ConfigError> {
         let (settings, backends) = Settings::compile(name, raw, env)?;
