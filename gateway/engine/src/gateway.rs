@@ -3,7 +3,7 @@
 use crate::access_log::AccessLog;
 use crate::admin::{Admin, Readiness};
 use crate::config::snapshot::{ListenerPlan, Snapshot};
-use crate::config::{self, Diagnostics, compile};
+use crate::config::{self, Diagnostic, Diagnostics, compile};
 use crate::connection::Client;
 use crate::drive::connection::Serving;
 use crate::drive::pingora::Driver;
@@ -164,9 +164,10 @@ struct Compiler {
 
 impl Compiler {
     fn compile(&self, generation: u64) -> Result<Snapshot, Diagnostics> {
+        let environment = |name: &str| std::env::var(name).ok();
         let loaded = match &self.source {
-            Source::File(path) => config::load(path, &|name| std::env::var(name).ok())?,
-            Source::Text { text, base } => config::load_str("configuration", text, base)?,
+            Source::File(path) => config::load(path, &environment)?,
+            Source::Text { text, base } => config::load_str("configuration", text, base, &environment)?,
         };
         self.kept.begin();
         let mut log = self.log.lock();
@@ -327,7 +328,7 @@ impl Inner {
             let inner = Arc::clone(self);
             // Reading files and parsing thousands of networks is no work for a thread that serves requests.
             let compiled = tokio::task::spawn_blocking(move || inner.compiler.compile(generation)).await;
-            let panicked = |_| StartError::Configuration(Diagnostics::bug("the configuration could not be compiled: this is a bug"));
+            let panicked = |_| StartError::Configuration(Diagnostics::from(Diagnostic::error("the configuration could not be compiled: this is a bug")));
             Arc::new(compiled.map_err(panicked)?.map_err(StartError::Configuration)?)
         };
         let bound = self.bind_missing(&snapshot)?;

@@ -4,7 +4,7 @@
 //! not compile. How a key reloads follows from that: the whole snapshot is made anew and swapped, sockets and the state
 //! that filters and pools keep by name are carried over.
 
-use super::check::check;
+use super::check::{check, check_filter_order};
 use super::decode::decode_filter;
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::filter_entry::FilterEntry;
@@ -158,7 +158,14 @@ impl Build<'_> {
                 _ => built = None,
             }
         }
-        built.map(Chain::new)
+        let built = built?;
+        let needs: Vec<_> = built.iter().map(|entry: &Entry| (entry.name, entry.filter.needs())).collect();
+        let mut order = Findings::default();
+        check_filter_order(false, needs.iter().map(|(name, needs)| (*name, needs)), &mut order);
+        for warning in order.warnings() {
+            self.findings.warning(place.iter().rev().fold(warning.clone(), |error, step| error.at(step.clone())));
+        }
+        Some(Chain::new(built))
     }
 
     fn filter(&mut self, owner: &str, at: usize, path: &[Segment], entry: &FilterEntry) -> Option<Entry> {
