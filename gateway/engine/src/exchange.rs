@@ -185,7 +185,7 @@ impl Run {
         self.ran_route = route.chain.len();
         match &route.action {
             Action::Pool(pool) => self.forward(Arc::clone(pool)),
-            Action::Split(split) => self.forward(split.choose()),
+            Action::Split(split) => self.forward(Arc::clone(split.choose())),
             Action::Respond(reply) => Next::Reply(reply.clone()),
             Action::Redirect(redirect) => Next::Reply(redirect.reply(&self.request)),
         }

@@ -8,7 +8,7 @@ use crate::connection::Client;
 use crate::drive::connection::Serving;
 use crate::drive::pingora::Driver;
 use crate::listen;
-use crate::metrics::{ConnectionGuard, ListenerMetrics, Metrics};
+use crate::metrics::{ListenerMetrics, Metrics};
 use crate::watch::Watcher;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -286,7 +286,7 @@ impl Inner {
         };
         let stop = either(closing, self.serving.shutdown.clone());
         let tracker = self.serving.tracker.clone();
-        tokio::spawn(listen::run(listener, settings, Arc::new(Counted(Arc::clone(&plan.metrics), Mutex::default())), stop, tracker, serve));
+        tokio::spawn(listen::run(listener, settings, Arc::new(Counted(Arc::clone(&plan.metrics))), stop, tracker, serve));
     }
 
     /// Opens, moves, updates or closes the admin listener, as the snapshot says.
@@ -369,15 +369,15 @@ impl Inner {
 }
 
 /// Counts a listener's connections in its metrics.
-struct Counted(Arc<ListenerMetrics>, Mutex<Vec<ConnectionGuard>>);
+struct Counted(Arc<ListenerMetrics>);
 
 impl listen::Observer for Counted {
     fn opened(&self, _: &str) {
-        self.1.lock().push(self.0.connection());
+        self.0.opened();
     }
 
     fn closed(&self, _: &str) {
-        self.1.lock().pop();
+        self.0.closed();
     }
 
     fn handshake_failed(&self, _: &str, reason: &'static str) {

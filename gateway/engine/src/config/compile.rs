@@ -90,7 +90,7 @@ impl Build<'_> {
         let raw::Shutdown { drain } = shutdown;
         let issuers = match &self.context.purpose {
             Purpose::Serve { .. } => Issuers::compile(&issuers, &self.env),
-            Purpose::Inspect { keys } => Issuers::offline(&issuers, *keys, &self.env),
+            Purpose::Inspect { keys } => Issuers::offline(&issuers, &self.env, *keys),
         };
         let issuers = self.findings.take(issuers);
         if let Some(issuers) = &issuers {

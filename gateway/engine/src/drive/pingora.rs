@@ -213,7 +213,7 @@ impl ProxyHttp for Driver {
             context.run()?.upstream_mut().duration = Some(attempt.elapsed());
         }
         let head = convert::read_response(response)?;
-        if let Err(refusal) = normalise::response(head.status(), head.headers()) {
+        if let Err(refusal) = normalise::response(head.status(), head.headers().iter()) {
             tracing::warn!(observed = refusal.finding.observed, "the response of the backend is ambiguous");
             return context.decide(Cause::UpstreamInvalid);
         }
@@ -339,7 +339,7 @@ fn explain(error: &Error) -> (Cause, BackendOutcome) {
             E::InvalidHTTPHeader => ambiguous,
             _ => Cause::ClientGone,
         };
-        return (cause, BackendOutcome::ClientGone);
+        return (cause, BackendOutcome::Cancelled);
     }
     match error.etype() {
         E::ConnectTimedout | E::TLSHandshakeTimedout => (Cause::Connect, BackendOutcome::ConnectFailed),
@@ -347,9 +347,9 @@ fn explain(error: &Error) -> (Cause, BackendOutcome) {
             (Cause::Connect, BackendOutcome::ConnectFailed)
         }
         E::ReadTimedout | E::WriteTimedout => (Cause::UpstreamTimeout, BackendOutcome::Timeout),
-        E::InvalidHTTPHeader | E::H1Error | E::InvalidH2 | E::H2Error => (Cause::UpstreamInvalid, BackendOutcome::Reset),
+        E::InvalidHTTPHeader | E::H1Error | E::InvalidH2 | E::H2Error => (Cause::UpstreamInvalid, BackendOutcome::Invalid),
         E::ReadError | E::WriteError | E::ConnectionClosed | E::H2Downgrade => (Cause::UpstreamReset, BackendOutcome::Reset),
-        E::HTTPStatus(408) => (Cause::RequestTimeout, BackendOutcome::ClientGone),
+        E::HTTPStatus(408) => (Cause::RequestTimeout, BackendOutcome::Cancelled),
         E::Custom("Decided") => (Cause::GatewayFault, BackendOutcome::Reset),
         _ if *error.esource() == ErrorSource::Upstream => (Cause::UpstreamReset, BackendOutcome::Reset),
         _ => (Cause::GatewayFault, BackendOutcome::Reset),

@@ -20,7 +20,6 @@ pub mod address;
 pub mod backend;
 pub mod balance;
 pub mod health;
-pub mod metrics;
 pub mod peer;
 pub mod resolve;
 pub mod settings;
@@ -31,17 +30,16 @@ mod state;
 mod tests;
 
 pub use backend::{BackendId, BackendOutcome, Selected};
-pub use metrics::PoolMetrics;
 pub use peer::PeerError;
 pub use settings::Timeouts;
 pub use split::Split;
 
 use crate::config::raw;
+use crate::metrics::{BackendMetrics, Metrics, PoolMetrics};
 use address::Host;
 use arc_swap::ArcSwap;
 use backend::Backend;
 use balance::View;
-use metrics::Series;
 use parking_lot::Mutex;
 use portcullis_plugin::{ConfigError, Env, Exchange, RequestHead};
 use resolve::{Name, Resolve, SystemResolver};
@@ -65,6 +63,7 @@ pub struct Pool {
     state: Arc<PoolState>,
     /// 0 until started.
     generation: AtomicU64,
+    metrics: Arc<PoolMetrics>,
     resolver: Arc<dyn Resolve>,
 }
 
@@ -77,7 +76,7 @@ struct Entry {
     place: Place,
     weight: u32,
     max_requests: Option<usize>,
-    series: Arc<Series>,
+    series: Arc<BackendMetrics>,
 }
 
 enum Place {
@@ -102,6 +101,7 @@ impl Pool {
         resolver: Arc<dyn Resolve>,
     ) -> Result<Arc<Self>, ConfigError> {
         let (settings, backends) = Settings::compile(name, raw, env)?;
+        let metrics = metrics.pool(name);
         let state = env.keep(&format!("pool/{name}"), PoolState::default);
         let entries = backends
             .into_iter()
@@ -113,7 +113,7 @@ impl Pool {
                 },
                 weight: line.weight,
                 max_requests: line.max_requests,
-                series: metrics.series(name, &line.address.label),
+                series: metrics.backend(&line.address.label),
                 label: line.address.label,
             })
             .collect();
@@ -125,6 +125,7 @@ impl Pool {
             refreshing: Mutex::new(()),
             state,
             generation: AtomicU64::new(0),
+            metrics,
             resolver,
         };
         pool.refresh();
@@ -141,6 +142,11 @@ impl Pool {
             }
         }
         self.refresh();
+    }
+
+    /// What the requests sent to this pool are counted with.
+    pub fn metrics(&self) -> &PoolMetrics {
+        &self.metrics
     }
 
     pub fn name(&self) -> &Arc<str> {
