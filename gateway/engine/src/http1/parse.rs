@@ -109,6 +109,7 @@ impl Parser {
                     return Ok(Parsed::Complete { head, len: self.line });
                 }
                 Some(request) => {
+                    check_bytes(line)?;
                     self.request = Some(request);
                     self.fields += 1;
                     if self.fields > limits.fields {
@@ -178,7 +179,17 @@ fn assemble(request: RequestLine, buffer: &[u8], end: usize, limits: &HeadLimits
     Ok(RawHead { method, target, version, headers })
 }
 
-/// RFC 9112, section 5.
+/// Control characters in a field, as soon as its line is there: a bare CR could pass for its end.
+fn check_bytes(line: &[u8]) -> Result<(), Refusal> {
+    // No early exit: the loop then takes many bytes at once.
+    if line.iter().fold(false, |bad, b| bad | !is_value_byte(*b)) {
+        let name = line.split(|b| *b == b':').next().unwrap_or_default();
+        return Err(Refusal::ambiguous("a field without control characters", format!("field {}", shown(name))));
+    }
+    Ok(())
+}
+
+/// RFC 9112, section 5. Its bytes are checked already, and its name is checked where it is indexed.
 fn field_line(line: &[u8], at: usize, headers: &mut Headers, limits: &HeadLimits) -> Result<(), Refusal> {
     if matches!(line.first(), Some(b' ' | b'\t')) {
         return Err(Refusal::ambiguous("a field on one line", "a folded line"));
@@ -188,10 +199,6 @@ fn field_line(line: &[u8], at: usize, headers: &mut Headers, limits: &HeadLimits
         return Err(Refusal::ambiguous("a colon in each field", "a line without one"));
     };
     let (name, value) = (&line[..colon], &line[colon + 1..]);
-    // No early exit: the loop is then one over many bytes at once.
-    if value.iter().fold(false, |bad, b| bad | !is_value_byte(*b)) {
-        return Err(Refusal::ambiguous("a field value without control characters", format!("field {}", shown(name))));
-    }
     let blank = |b: &&u8| matches!(b, b' ' | b'\t');
     let leading = value.iter().take_while(blank).count();
     let trailing = value.iter().skip(leading).rev().take_while(blank).count();

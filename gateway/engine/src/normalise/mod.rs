@@ -116,7 +116,8 @@ fn clean(survey: &fields::Survey, headers: &mut Headers, framing: Framing) -> Re
     })
 }
 
-fn check_method(method: &Method) -> Result<(), Refusal> {
+/// Whether a request with this method is served at all.
+pub(crate) fn check_method(method: &Method) -> Result<(), Refusal> {
     // `PRI` begins HTTP/2's preface, and has no other use (RFC 9113, section 11.6).
     const NEVER_IN_OTHER_CASE: [&str; 10] =
         ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "PRI"];

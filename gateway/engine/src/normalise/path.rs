@@ -142,15 +142,13 @@ fn resolve(path: &str, given: &str, policy: &Policy) -> Result<String, Refusal> 
     if out.starts_with("//") { Err(refuse("a path that starts with one slash", given)) } else { Ok(out) }
 }
 
-/// Whether a server that cuts off parameters, or decodes slashes, would find a dot segment here.
+/// Whether a server that decodes slashes, cuts off parameters, or both, would find a dot segment here.
 fn hides_dots(segment: &str) -> bool {
-    segment.contains([';', '%'])
-        && segment
-            .split(';')
-            .flat_map(|part| part.split("%3B"))
-            .flat_map(|part| part.split("%2F"))
-            .flat_map(|part| part.split("%5C"))
-            .any(|part| part == "." || part == "..")
+    let without_parameters = |part: &str| {
+        let end = part.find(';').into_iter().chain(part.find("%3B")).min().unwrap_or(part.len());
+        matches!(part.get(..end), Some("." | ".."))
+    };
+    segment.contains([';', '%']) && segment.split("%2F").flat_map(|part| part.split("%5C")).any(without_parameters)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use super::paths::{PathKey, Prefix};
 use crate::config::raw::{DotSegments, DuplicateSlashes, EncodedSlashes, Match};
 use crate::normalise::path::escape;
-use crate::normalise::{Policy, host, is_of_this_hop, path};
+use crate::normalise::{Policy, check_method as is_served, host, is_of_this_hop, path};
 use portcullis_plugin::headers::{is_name, is_value_byte};
 use portcullis_plugin::{ConfigError, Method, RequestHead};
 use regex::{Regex, RegexBuilder};
@@ -271,13 +271,16 @@ fn check_methods(names: &[String]) -> Result<Methods, ConfigError> {
 }
 
 fn check_method(name: &str) -> Result<Method, ConfigError> {
+    if name == "*" {
+        return Err(ConfigError::new("`*` is no method").help("leave `methods` out to match every method"));
+    }
     match Method::parse(name.as_bytes()) {
         None => Err(ConfigError::new(format!("`{name}` is no method"))),
-        Some(Method::Connect | Method::Trace) => Err(ConfigError::new(format!("`{name}` is never served"))),
         Some(Method::Other(_)) if name.bytes().any(|b| b.is_ascii_lowercase()) => {
             Err(ConfigError::new(format!("`{name}` is no method that clients send: methods tell case apart"))
                 .help(format!("write `{}`", name.to_ascii_uppercase())))
         }
+        Some(method) if is_served(&method).is_err() => Err(ConfigError::new(format!("`{name}` is never served"))),
         Some(method) => Ok(method),
     }
 }
