@@ -14,5 +14,8 @@ pub mod raw;
 pub mod reference;
 pub mod schema;
 
+pub use diagnostic::{Diagnostic, Diagnostics};
+pub use load::{Loaded, Loader, load, load_str};
+
 #[cfg(test)]
 mod tests;
