@@ -117,13 +117,15 @@ struct Problem {
     slot: Option<NodeId>,
     /// It may come from something left out.
     secondary: bool,
+    /// The key that is missing.
+    missing: Option<&'static str>,
     /// It comes from what is written, not from what was expected of it.
     quotes_value: bool,
 }
 
 impl Problem {
     fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), help: None, span: None, slot: None, secondary: false, quotes_value: false }
+        Self { message: message.into(), help: None, span: None, slot: None, secondary: false, missing: None, quotes_value: false }
     }
 
     fn into_fault(self) -> Fault {
@@ -156,9 +158,18 @@ impl std::error::Error for DecodeError {}
 
 impl de::Error for DecodeError {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        let mut error = Self::new(message.to_string());
-        error.0.quotes_value = true;
-        error
+        // The standard library's own words, which name neither what is wrong nor what is right.
+        match message.to_string().as_str() {
+            "invalid socket address syntax" => {
+                Self::new("this is not an IP address with a port").help("such as `127.0.0.1:8080`, `0.0.0.0:8080` or `[::1]:8080`")
+            }
+            "invalid IP address syntax" => Self::new("this is not an IP address").help("such as `10.0.0.1` or `2001:db8::1`"),
+            message => {
+                let mut error = Self::new(message);
+                error.0.quotes_value = true;
+                error
+            }
+        }
     }
 
     fn invalid_type(unexpected: Unexpected<'_>, expected: &dyn Expected) -> Self {
@@ -172,7 +183,13 @@ impl de::Error for DecodeError {
     }
 
     fn invalid_value(unexpected: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Self::invalid_type(unexpected, expected).help_none()
+        let found = match unexpected {
+            Unexpected::Signed(value) if value < 0 => "a negative number",
+            Unexpected::Unsigned(0) => "0",
+            Unexpected::Signed(_) | Unexpected::Unsigned(_) => "a number that is too large",
+            other => found(&other),
+        };
+        Self::new(format!("expected {}, found {found}", plain_words(expected)))
     }
 
     fn invalid_length(length: usize, expected: &dyn Expected) -> Self {
@@ -191,14 +208,9 @@ impl de::Error for DecodeError {
     }
 
     fn missing_field(field: &'static str) -> Self {
-        Self::new(format!("the key `{field}` is missing"))
-    }
-}
-
-impl DecodeError {
-    fn help_none(mut self) -> Self {
-        self.0.help = None;
-        self
+        let mut error = Self::new(format!("the key `{field}` is missing"));
+        error.0.missing = Some(field);
+        error
     }
 }
 
@@ -232,8 +244,7 @@ fn plain_words(expected: &dyn Expected) -> String {
 fn found(unexpected: &Unexpected<'_>) -> &'static str {
     match unexpected {
         Unexpected::Bool(_) => "true or false",
-        Unexpected::Unsigned(_) | Unexpected::Signed(_) => "a whole number out of place",
-        Unexpected::Float(_) => "a number out of place",
+        Unexpected::Unsigned(_) | Unexpected::Signed(_) | Unexpected::Float(_) => "a number",
         Unexpected::Char(_) | Unexpected::Str(_) | Unexpected::Bytes(_) => "text",
         Unexpected::Unit | Unexpected::Option => "nothing",
         Unexpected::Seq => "a list",
@@ -267,13 +278,16 @@ impl<'de, 'r> Decoder<'de, 'r> {
             _ => self.node.mark(),
         });
         problem.slot = self.slot;
-        problem.secondary = self.has_ignored();
+        problem.secondary = match problem.missing {
+            Some(key) => self.node.entry(key).is_some(),
+            None => self.has_ignored(),
+        };
         if let Kind::Scalar(Scalar { text, written: Some(written), .. }) = &self.node.kind
             && problem.quotes_value
         {
             problem.message = hide(&problem.message, text, written);
-            // A suggestion is made from the value.
-            problem.help = Some(format!("the value comes from the environment (`{written}`) and is not shown"));
+            // A suggestion would be made from the value.
+            problem.help = Some("the value comes from the environment and is not shown".to_owned());
         }
         self.reading.first.borrow_mut().get_or_insert_with(|| problem.as_ref().clone());
         error
@@ -294,7 +308,10 @@ impl<'de, 'r> Decoder<'de, 'r> {
         let key = self.key.and_then(Node::scalar).map(|scalar| scalar.text.as_str());
         self.settle(match (&self.node.kind, key) {
             (Kind::Null { implicit: true }, Some(key)) => {
-                DecodeError::new(format!("`{key}:` is empty")).help(format!("give it {expected}, or remove the key"))
+                DecodeError::new(format!("`{key}:` is empty")).help(match expected {
+                    "keys with values" => "give it keys with values (`{}` for none), or remove the key".to_owned(),
+                    _ => format!("give it {expected}, or remove the key"),
+                })
             }
             (Kind::Null { implicit: true }, None) => DecodeError::new(format!("expected {expected}, found nothing")),
             (Kind::Null { implicit: false }, _) => DecodeError::new(format!("expected {expected}, found null")),
@@ -346,7 +363,7 @@ impl<'de, 'r> Decoder<'de, 'r> {
 
     fn number<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
         let literal = match &self.node.kind {
-            Kind::Scalar(scalar) if scalar.plain => Literal::of(&scalar.text),
+            Kind::Scalar(scalar) if scalar.may_be_literal() => Literal::of(&scalar.text),
             _ => Literal::Text,
         };
         match literal {
@@ -403,7 +420,7 @@ impl Literal {
 
 fn describe(scalar: &Scalar) -> &'static str {
     match Literal::of(&scalar.text) {
-        _ if !scalar.plain => "text in quotes",
+        _ if !scalar.may_be_literal() => "text in quotes",
         Literal::Bool(_) => "true or false",
         Literal::Unsigned(_) | Literal::Signed(_) | Literal::Float(_) => "a number",
         Literal::Text => "text",
@@ -459,9 +476,10 @@ impl<'de> Deserializer<'de> for Decoder<'de, '_> {
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
         match &self.node.kind {
-            Kind::Scalar(Scalar { text, plain: true, .. }) if text == "true" || text == "false" => {
-                self.settled(visitor.visit_bool(text == "true"))
-            }
+            Kind::Scalar(scalar) if scalar.may_be_literal() => match Literal::of(&scalar.text) {
+                Literal::Bool(value) => self.settled(visitor.visit_bool(value)),
+                _ => Err(self.mismatch("true or false")),
+            },
             _ => Err(self.mismatch("true or false")),
         }
     }
@@ -472,7 +490,7 @@ impl<'de> Deserializer<'de> for Decoder<'de, '_> {
 
     fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
         match &self.node.kind {
-            Kind::Scalar(Scalar { text, plain: true, .. }) => match Literal::of(text) {
+            Kind::Scalar(scalar) if scalar.may_be_literal() => match Literal::of(&scalar.text) {
                 Literal::Float(value) => self.settled(visitor.visit_f64(value)),
                 _ => self.settled(self.number(visitor)),
             },

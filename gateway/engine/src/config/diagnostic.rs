@@ -280,6 +280,11 @@ impl Diagnostics {
         all
     }
 
+    /// Something that went wrong with no place in any file.
+    pub fn bug(message: impl Into<String>) -> Self {
+        Diagnostic::error(message).into()
+    }
+
     pub fn items(&self) -> &[Diagnostic] {
         &self.items
     }

@@ -12,6 +12,7 @@ use std::collections::HashMap;
 pub const MAX_BYTES: usize = 16 << 20;
 /// Lists and mappings within each other.
 pub const MAX_DEPTH: usize = 64;
+const NO_TABS: &str = "indent with spaces; YAML does not allow tabs there";
 /// What all aliases of a file may add to it.
 const MAX_COPIED_NODES: usize = 100_000;
 const MAX_COPIED_BYTES: usize = 4 << 20;
@@ -95,6 +96,14 @@ pub struct Scalar {
 pub struct Entry {
     pub key: Node,
     pub value: Node,
+}
+
+impl Scalar {
+    /// Whether it may be a number or a boolean. One from the environment may, although quoted: within `{ … }` a reference
+    /// can only be written in quotes.
+    pub fn may_be_literal(&self) -> bool {
+        self.plain || self.written.is_some()
+    }
 }
 
 impl Entry {
@@ -243,11 +252,12 @@ fn syntax_fault(error: &ScanError, text: &str, source: SourceId) -> Fault {
         ErrorKind::TabNotAllowed
         | ErrorKind::TabInBlockIndentation
         | ErrorKind::TabInIndentation
-        | ErrorKind::TabAtBlockScalarStart => fault.help("indent with spaces; YAML does not allow tabs there"),
+        | ErrorKind::TabAtBlockScalarStart => fault.help(NO_TABS),
         ErrorKind::UnclosedQuotedScalar => fault.help("the quote that opens here is never closed"),
+        ErrorKind::InvalidQuotedScalarIndent => fault.help("is a quote before this never closed?"),
         ErrorKind::UnknownAnchor => fault.help("an alias `*name` needs an anchor `&name` before it; to begin a text with `*`, quote it"),
         _ if line.contains("${") => fault.help("within `{ … }` and `[ … ]`, write environment references in quotes: \"${NAME}\""),
-        _ if line.trim_start().starts_with('\t') => fault.help("indent with spaces; YAML does not allow tabs there"),
+        kind if kind.to_string().contains("a tab") => fault.help(NO_TABS),
         _ => fault,
     }
 }
@@ -262,7 +272,13 @@ struct Open {
 
 enum Children {
     Items(Vec<Node>),
-    Entries { entries: Vec<Entry>, seen: HashMap<String, Span>, key: Option<Node> },
+    Entries { entries: Vec<Entry>, seen: HashMap<String, Span>, key: Option<Key> },
+}
+
+struct Key {
+    node: Node,
+    /// Given before: said so, and left out.
+    repeated: bool,
 }
 
 struct Anchored {
@@ -304,7 +320,8 @@ impl Builder<'_> {
                 let id = self.id();
                 let as_key = self.expects_key();
                 let kind = match text.as_ref() {
-                    "" if plain => Kind::Null { implicit: true },
+                    // The parser makes a `~` of nothing; a written one takes up space.
+                    _ if plain && span.start == span.end => Kind::Null { implicit: true },
                     "~" | "null" | "Null" | "NULL" if plain && !as_key => Kind::Null { implicit: false },
                     text => Kind::Scalar(Scalar { text: text.to_owned(), plain, written: None }),
                 };
@@ -436,10 +453,11 @@ impl Builder<'_> {
         match &mut open.children {
             Children::Items(items) => items.push(node),
             Children::Entries { entries, seen, key } => match key.take() {
-                Some(key) => entries.push(Entry { key, value: node }),
+                Some(Key { repeated: true, .. }) => {}
+                Some(Key { node: key, repeated: false }) => entries.push(Entry { key, value: node }),
                 None => {
-                    check_key(&node, seen, self.faults)?;
-                    *key = Some(node);
+                    let repeated = is_repeated(&node, seen, self.faults)?;
+                    *key = Some(Key { node, repeated });
                 }
             },
         }
@@ -451,7 +469,7 @@ fn too_deep(span: Span) -> Fault {
     Fault::new(format!("lists and mappings nest at most {MAX_DEPTH} deep"), span)
 }
 
-fn check_key(key: &Node, seen: &mut HashMap<String, Span>, faults: &mut Vec<Fault>) -> Result<(), Fault> {
+fn is_repeated(key: &Node, seen: &mut HashMap<String, Span>, faults: &mut Vec<Fault>) -> Result<bool, Fault> {
     let Kind::Scalar(scalar) = &key.kind else {
         return Err(Fault::new("a key must be text, and there is none before the `:`", key.span));
     };
@@ -461,10 +479,10 @@ fn check_key(key: &Node, seen: &mut HashMap<String, Span>, faults: &mut Vec<Faul
     }
     if let Some(first) = seen.get(&scalar.text) {
         faults.push(Fault::new(format!("the key `{}` is given twice", scalar.text), key.span).related("first given here", *first));
-    } else {
-        seen.insert(scalar.text.clone(), key.span);
+        return Ok(true);
     }
-    Ok(())
+    seen.insert(scalar.text.clone(), key.span);
+    Ok(false)
 }
 
 /// How many nodes, bytes of text, and levels a node has. Its depth is bounded by the parser.

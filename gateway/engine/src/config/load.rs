@@ -48,9 +48,18 @@ impl Loaded {
     }
 
     pub fn diagnostics(&self, findings: &Findings) -> Diagnostics {
-        let errors = findings.errors().iter().map(|error| self.error(error));
-        let warnings = findings.warnings().iter().map(|warning| self.warning(warning));
+        let errors = self.in_order(findings.errors()).into_iter().map(|error| self.error(error));
+        let warnings = self.in_order(findings.warnings()).into_iter().map(|warning| self.warning(warning));
         Diagnostics::new(errors.chain(warnings).collect(), self.files.clone())
+    }
+
+    fn in_order<'f>(&self, found: &'f [ConfigError]) -> Vec<&'f ConfigError> {
+        let mut found: Vec<_> = found.iter().collect();
+        found.sort_by_cached_key(|error| {
+            let span = self.tree.locate(error.path());
+            (span.source.0, span.start)
+        });
+        found
     }
 
     fn diagnostic(&self, severity: Severity, error: &ConfigError) -> Diagnostic {
@@ -70,12 +79,13 @@ pub fn load(path: &Path, environment: &Environment<'_>) -> Result<Loaded, Diagno
     Loader::new(environment).load(path)
 }
 
-/// Reads a configuration from a text; `base` is the folder that its paths start from.
+/// Reads a configuration from a text, with the environment of this process; `base` is the folder that its paths start
+/// from.
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_str(name: &str, text: &str, base: &Path, environment: &Environment<'_>) -> Result<Loaded, Diagnostics> {
-    Loader::new(environment).load_str(name, text, base)
+pub fn load_str(name: &str, text: &str, base: &Path) -> Result<Loaded, Diagnostics> {
+    Loader::new(&|name| std::env::var(name).ok()).load_str(name, text, base)
 }
 
 /// Loads, and says more when loading fails.
@@ -322,8 +332,6 @@ impl<'a> Reader<'a> {
                     }
                 }
             }
-            // Within one file, the parser has already said so.
-            _ if first.source == again.source => {}
             _ => self.faults.push(
                 Fault::new(format!("`{name}` is given in two files"), again)
                     .related("first given here", first)

@@ -20,5 +20,8 @@ pub mod snapshot;
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use load::{Loaded, load, load_str};
 
+pub use diagnostic::{Diagnostic, Diagnostics};
+pub use load::{Loaded, Loader, load, load_str};
+
 #[cfg(test)]
 mod tests;
