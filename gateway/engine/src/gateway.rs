@@ -3,7 +3,7 @@
 use crate::access_log::AccessLog;
 use crate::admin::{Admin, Readiness};
 use crate::config::snapshot::{ListenerPlan, Snapshot};
-use crate::config::{self, Diagnostic, Diagnostics, compile};
+use crate::config::{Diagnostic, Diagnostics, Loader, compile};
 use crate::connection::Client;
 use crate::drive::connection::Serving;
 use crate::drive::pingora::Driver;
@@ -166,8 +166,8 @@ impl Compiler {
     fn compile(&self, generation: u64) -> Result<Snapshot, Diagnostics> {
         let environment = |name: &str| std::env::var(name).ok();
         let loaded = match &self.source {
-            Source::File(path) => config::load(path, &environment)?,
-            Source::Text { text, base } => config::load_str("configuration", text, base, &environment)?,
+            Source::File(path) => Loader::new(&environment).filters(&self.table).load(path)?,
+            Source::Text { text, base } => Loader::new(&environment).filters(&self.table).load_str("configuration", text, base)?,
         };
         self.kept.begin();
         let mut log = self.log.lock();

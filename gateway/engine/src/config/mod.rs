@@ -17,8 +17,6 @@ pub mod reference;
 pub mod schema;
 pub mod snapshot;
 
-pub use diagnostic::{Diagnostic, Diagnostics};
-pub use load::{Loaded, load, load_str};
 
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use load::{Loaded, Loader, load, load_str};
