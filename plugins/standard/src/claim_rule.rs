@@ -199,7 +199,9 @@ mod tests {
 
     #[test]
     fn values_have_a_type() {
-        assert!(holds("a", "x", json!({ "a": "x" })) && holds("a", "7", json!({ "a": 7 })) && holds("a", "-7", json!({ "a": -7 })));
+        assert!(
+            holds("a", "x", json!({ "a": "x" })) && holds("a", "7", json!({ "a": 7 })) && holds("a", "-7", json!({ "a": -7 }))
+        );
         assert!(holds("a", "true", json!({ "a": true })) && holds("a", "[x, 7]", json!({ "a": 7 })));
         for (values, claims) in [
             ("x", json!({ "a": "X" })),

@@ -4,6 +4,7 @@
 //! - [`ip_allow`]: who may come, by address
 //! - [`cors`]: pages of other origins
 //! - [`client_cert`]: client certificates, and the names they must carry
+//! - [`oidc`]: bearer tokens, and what they must grant
 //! - [`rate_limit`]: how often
 //! - [`identity_headers`]: what the upstream learns of the caller
 //! - [`headers`]: any other header, in both directions
@@ -16,11 +17,13 @@ pub mod cors;
 pub mod headers;
 pub mod identity_headers;
 pub mod ip_allow;
+pub mod oidc;
 pub mod rate_limit;
 pub mod request_id;
 
 mod bearer;
 mod certificate_names;
+mod claim_rule;
 mod gcra;
 mod header_rules;
 mod network_set;
@@ -38,6 +41,7 @@ pub fn table() -> FilterTable {
         FilterFactory::of::<ip_allow::IpAllow>(),
         FilterFactory::of::<cors::Cors>(),
         FilterFactory::of::<client_cert::ClientCert>(),
+        FilterFactory::of::<oidc::Oidc>(),
         FilterFactory::of::<rate_limit::RateLimit>(),
         FilterFactory::of::<identity_headers::IdentityHeaders>(),
         FilterFactory::of::<headers::EditHeaders>(),

@@ -25,7 +25,8 @@ use portcullis_identity::{Issuer, Issuers, Verification};
 use portcullis_plugin::error::unknown_name;
 use portcullis_plugin::units::OneOrMany;
 use portcullis_plugin::{
-    Build, ConfigError, Denial, Env, Exchange, Filter, Finding, Needs, Principal, ReasonCode, RequestHead, Resume, Verdict, reason,
+    Build, ConfigError, Denial, Env, Exchange, Filter, Finding, Needs, Principal, ReasonCode, RequestHead, Resume, Verdict,
+    reason,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -91,7 +92,8 @@ impl Build for Oidc {
         for (at, scope) in scopes.iter().enumerate() {
             // RFC 6749, section 3.3. What is left can stand in a challenge as it is.
             if scope.is_empty() || !scope.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\') {
-                let error = ConfigError::new(format!("`{scope}` is not a scope")).help("a scope has no spaces; write several as a list");
+                let error =
+                    ConfigError::new(format!("`{scope}` is not a scope")).help("a scope has no spaces; write several as a list");
                 return Err(error.at(at).at("scopes"));
             }
         }
@@ -132,9 +134,9 @@ fn find_issuers(names: &[String], issuers: Option<&Issuers>) -> Result<Vec<Arc<I
     let mut found: Vec<Arc<Issuer>> = Vec::new();
     for (at, name) in names.iter().enumerate() {
         let here = |error: ConfigError| if names.len() > 1 { error.at(at).at("issuer") } else { error.at("issuer") };
-        let issuer = issuers.and_then(|issuers| issuers.get(name)).ok_or_else(|| {
-            here(unknown_name("issuer", name, issuers.into_iter().flat_map(Issuers::names)))
-        })?;
+        let issuer = issuers
+            .and_then(|issuers| issuers.get(name))
+            .ok_or_else(|| here(unknown_name("issuer", name, issuers.into_iter().flat_map(Issuers::names))))?;
         if let Some(twin) = found.iter().find(|other| other.identifier() == issuer.identifier()) {
             return Err(here(
                 ConfigError::new(format!("`{name}` and `{}` are the same issuer, {}", twin.name(), issuer.identifier()))
@@ -152,7 +154,9 @@ impl Filter for Oidc {
         let token = match bearer::read(request.headers()) {
             Presented::Token(token) => Cow::Borrowed(token),
             Presented::Malformed(what) => {
-                exchange.check("form", reason::TOKEN_MALFORMED, false, || Finding::new("one `Authorization: Bearer` with one token", what));
+                exchange.check("form", reason::TOKEN_MALFORMED, false, || {
+                    Finding::new("one `Authorization: Bearer` with one token", what)
+                });
                 return rules.deny(reason::TOKEN_MALFORMED, request);
             }
             Presented::OtherScheme(what) => return rules.missing(what, request, exchange),
@@ -167,16 +171,16 @@ impl Filter for Oidc {
         let issuer = Arc::clone(issuer);
         match issuer.verify(&token, exchange) {
             Verification::Verified(verified) => {
-                let token = VerifiedToken::new(&token);
-                rules.finish(&verified, token, request, exchange)
+                let token = token.into_owned();
+                rules.finish(&verified, &token, request, exchange)
             }
             Verification::Refused(reason) => rules.deny(reason, request),
             Verification::Wait(keys) => {
-                let (rules, token) = (Arc::clone(rules), VerifiedToken::pending(&token));
+                let (rules, token) = (Arc::clone(rules), token.into_owned());
                 Verdict::wait(async move {
                     keys.await;
-                    let resume: Resume = Box::new(move |request, exchange| match issuer.verify_after_wait(token.expose(), exchange) {
-                        Ok(verified) => rules.finish(&verified, token.verified(), request, exchange),
+                    let resume: Resume = Box::new(move |request, exchange| match issuer.verify_after_wait(&token, exchange) {
+                        Ok(verified) => rules.finish(&verified, &token, request, exchange),
                         Err(reason) => rules.deny(reason, request),
                     });
                     resume
@@ -220,7 +224,7 @@ impl Rules {
     fn finish(
         &self,
         verified: &portcullis_identity::VerifiedToken,
-        token: VerifiedToken,
+        token: &str,
         request: &mut RequestHead,
         exchange: &mut Exchange,
     ) -> Verdict {
@@ -261,7 +265,7 @@ impl Rules {
         exchange.set_principal(Arc::clone(principal));
         // From here on nobody sees the token but who is given it: see `identity_headers.forward_token`.
         request.headers_mut().remove("authorization");
-        exchange.insert_extension(token);
+        exchange.insert_extension(VerifiedToken::new(token));
         Verdict::Continue
     }
 
@@ -269,7 +273,9 @@ impl Rules {
         exchange.check("token", reason::TOKEN_MISSING, false, || {
             let finding = Finding::new("`Authorization: Bearer` with a token", observed);
             match bearer::elsewhere(request) {
-                Some(place) => finding.hint(format!("a token was found in {place}; it is read from `Authorization: Bearer` only")),
+                Some(place) => {
+                    finding.hint(format!("a token was found in {place}; it is read from `Authorization: Bearer` only"))
+                }
                 None => finding,
             }
         });
@@ -287,7 +293,9 @@ impl Rules {
                 Challenge { realm, error: Some(("insufficient_scope", "The token does not grant access to this")), scope }
             }
             _ if reason == reason::TOKEN_MISSING => Challenge { realm, error: None, scope: None },
-            _ if reason == reason::TOKEN_EXPIRED => Challenge { realm, error: Some(("invalid_token", "The token has expired")), scope: None },
+            _ if reason == reason::TOKEN_EXPIRED => {
+                Challenge { realm, error: Some(("invalid_token", "The token has expired")), scope: None }
+            }
             _ => Challenge { realm, error: Some(("invalid_token", "The token is not valid here")), scope: None },
         };
         Verdict::Deny(denial.header("www-authenticate", challenge.to_string()))
@@ -303,7 +311,11 @@ fn role_finding(roles: &[String], principal: &Principal) -> Finding {
         format!("one of {}", crate::text::first_few(roles, roles.len())),
         crate::text::first_few(&principal.roles, principal.roles.len()),
     );
-    if principal.roles.is_empty() { finding.hint("the token has no roles; see the issuer's `kind` and `claims.roles`") } else { finding }
+    if principal.roles.is_empty() {
+        finding.hint("the token has no roles; see the issuer's `kind` and `claims.roles`")
+    } else {
+        finding
+    }
 }
 
 /// The `iss` of a token nobody has verified: only good for choosing who verifies it.

@@ -1,11 +1,16 @@
 //! What the tests of all filters share: a request without a socket, and a filter from a piece of YAML.
 
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use portcullis_identity::{IssuerConfig, Issuers};
 use portcullis_plugin::env::Kept;
 use portcullis_plugin::prometheus::Registry;
 use portcullis_plugin::{
     Build, CertificateFacts, CertificateRefusal, CertificateStatus, Connection, Denial, Env, Exchange, Headers, Method,
     Principal, ReasonCode, Reply, RequestHead, ResponseHead, Scheme, Verdict, Version,
 };
+use serde_json::{Value, json};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -148,8 +153,66 @@ pub fn facts() -> CertificateFacts {
     }
 }
 
+/// With two issuers, `main` and `other`, whose tokens [`Signer`] makes.
 pub fn env() -> Env {
-    Env::new(".", Registry::new(), Arc::new(Kept::default()))
+    let mut env = Env::new(".", Registry::new(), Arc::new(Kept::default()));
+    env.offer(issuers(&env));
+    env
+}
+
+/// Ed25519, because a key is made in no time.
+pub struct Signer {
+    key: Ed25519KeyPair,
+    issuer: &'static str,
+}
+
+impl Signer {
+    fn of(issuer: &'static str, seed: u8) -> Self {
+        Self { key: Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap(), issuer }
+    }
+
+    pub fn main() -> Self {
+        Self::of("https://main.example.test", 1)
+    }
+
+    pub fn other() -> Self {
+        Self::of("https://other.example.test/", 2)
+    }
+
+    pub fn stranger() -> Self {
+        Self::of("https://main.example.test", 3)
+    }
+
+    /// A JWKS with this key alone.
+    pub fn jwks(&self) -> String {
+        let x = URL_SAFE_NO_PAD.encode(self.key.public_key().as_ref());
+        json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "kid": "1", "use": "sig", "alg": "EdDSA", "x": x }] }).to_string()
+    }
+
+    /// A good token of five minutes, with `claims` over its own.
+    pub fn token(&self, claims: Value) -> String {
+        let now = now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        let mut all =
+            json!({ "iss": self.issuer, "aud": "api", "sub": "alice", "iat": now, "exp": now + 300, "scope": "api:read openid" });
+        let members = all.as_object_mut().unwrap();
+        claims.as_object().unwrap().iter().for_each(|(name, value)| drop(members.insert(name.clone(), value.clone())));
+        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let signed = format!("{}.{}", part(&json!({ "alg": "EdDSA", "kid": "1", "typ": "at+jwt" })), part(&all));
+        let signature = URL_SAFE_NO_PAD.encode(self.key.sign(signed.as_bytes()));
+        format!("{signed}.{signature}")
+    }
+}
+
+fn issuers(env: &Env) -> Arc<Issuers> {
+    let folder = tempfile::tempdir().unwrap();
+    let configs = [("main", Signer::main()), ("other", Signer::other())].map(|(name, signer)| {
+        let file = folder.path().join(format!("{name}.json"));
+        std::fs::write(&file, signer.jwks()).unwrap();
+        let mut config = IssuerConfig::new(signer.issuer, ["api"]);
+        config.jwks_file = Some(file.display().to_string());
+        (name.to_owned(), config)
+    });
+    Issuers::offline(&configs.into(), env, None).unwrap()
 }
 
 pub fn build_in<F: Build>(env: &Env, yaml: &str) -> Result<F, String> {
