@@ -4,7 +4,7 @@ use super::Failure;
 use super::stage::{AUDIENCE, Stage, good};
 use crate::command::explain::render;
 use portcullis::explain::{Query, explain};
-use portcullis_testkit::client;
+use portcullis_testkit::client::Client;
 use portcullis_testkit::pki::Identity;
 use portcullis_testkit::token::{SignWith, TokenSpec};
 use std::net::{IpAddr, Ipv4Addr};
@@ -57,7 +57,8 @@ impl Case<'_> {
             raw.push_str(&format!("{name}: {value}\r\n"));
         }
         raw.push_str("\r\n");
-        let response = client::send_tls(stage.address(), &tls, self.host, raw.as_bytes()).await?;
+        let mut connection = Client::connect_tls(stage.address(), self.host, tls).await?;
+        let response = connection.request(&raw).await?;
         let id = response.header("x-decision-id").unwrap_or_default();
         let query = Query {
             url: format!("https://{}{}", self.host, self.path),
