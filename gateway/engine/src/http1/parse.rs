@@ -183,7 +183,8 @@ fn assemble(request: RequestLine, buffer: &[u8], end: usize, limits: &HeadLimits
 fn check_bytes(line: &[u8]) -> Result<(), Refusal> {
     // No early exit: the loop then takes many bytes at once.
     if line.iter().fold(false, |bad, b| bad | !is_value_byte(*b)) {
-        let name = line.split(|b| *b == b':').next().unwrap_or_default();
+        // A line without a colon may be the rest of a secret, so it is not shown.
+        let name = memchr(b':', line).and_then(|colon| line.get(..colon)).unwrap_or_default();
         return Err(Refusal::ambiguous("a field without control characters", format!("field {}", shown(name))));
     }
     Ok(())

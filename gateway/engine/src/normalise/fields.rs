@@ -53,7 +53,10 @@ enum Known {
     Forwarded,
 }
 
-/// The longest name below.
+/// `Connection` may nominate this many fields: each is compared with every field of the head.
+const MOST_NOMINATED: usize = 16;
+
+/// The longest name that is known here.
 const LONGEST_KNOWN: usize = 32;
 
 /// The field of that name with `_` read as `-`, and whether it had any.
@@ -223,6 +226,9 @@ impl Survey {
             // They go anyway. A proxy's own credentials are for one hop, so nominating them is only right.
             Some((Known::Hop | Known::Te | Known::Connection | Known::Upgrade, _)) => Ok(()),
             Some((Known::Single(place), _)) if SINGLE.get(place) == Some(&"proxy-authorization") => Ok(()),
+            None if self.nominated.len() >= MOST_NOMINATED => {
+                Err(Refusal::ambiguous(format!("at most {MOST_NOMINATED} fields that `Connection` nominates"), "more"))
+            }
             None if !carries_content(option) => {
                 self.nominated.push(String::from_utf8_lossy(option).to_ascii_lowercase());
                 Ok(())

@@ -384,7 +384,7 @@ fn any_rule() -> impl Strategy<Value = raw::Match> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_router_agrees_with_a_scan(
