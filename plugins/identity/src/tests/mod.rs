@@ -51,7 +51,7 @@ impl World {
 
     /// A metric's value as it is scraped.
     pub fn metric(&self, name: &str) -> Option<f64> {
-        let family = self.registry.gather().into_iter().find(|family| family.get_name() == name)?;
+        let family = self.registry.gather().into_iter().find(|family| family.name() == name)?;
         family.get_metric().first().map(|metric| metric.get_gauge().get_value())
     }
 }

@@ -21,7 +21,8 @@ fn token(signer: &Signer, provider: &Provider) -> String {
 }
 
 fn nonsense() -> Vec<(&'static str, Answer)> {
-    let private = json!({ "kty": "OKP", "crv": "Ed25519", "kid": "a", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo", "d": "nWGxne" });
+    let private =
+        json!({ "kty": "OKP", "crv": "Ed25519", "kid": "a", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo", "d": "nWGxne" });
     vec![
         ("500", Answer::Status(500)),
         ("404", Answer::Status(404)),
@@ -82,7 +83,10 @@ async fn a_document_of_another_issuer_or_nonsense_gives_no_keys() {
     let address = provider.address;
     for (name, answer) in [
         ("other issuer", Answer::Json(format!(r#"{{"issuer":"http://{address}/","jwks_uri":"http://{address}/keys"}}"#))),
-        ("keys elsewhere in plain", Answer::Json(format!(r#"{{"issuer":"http://{address}","jwks_uri":"http://192.0.2.1/keys"}}"#))),
+        (
+            "keys elsewhere in plain",
+            Answer::Json(format!(r#"{{"issuer":"http://{address}","jwks_uri":"http://192.0.2.1/keys"}}"#)),
+        ),
         ("html", Answer::Typed("<html>".into(), "text/html")),
         ("500", Answer::Status(500)),
         ("redirect", Answer::Redirect(format!("http://{address}/elsewhere"))),
@@ -116,7 +120,11 @@ async fn known_keys_are_used_while_the_issuer_is_away_and_no_longer_than_configu
 
     issuer.store().clock().advance(Duration::from_secs(3500));
     verdict(&issuer, &known).await.expect("stale, and still good");
-    assert_eq!(verdict(&issuer, &unknown).await.unwrap_err(), reason::ISSUER_UNAVAILABLE, "its key may have been published since");
+    assert_eq!(
+        verdict(&issuer, &unknown).await.unwrap_err(),
+        reason::ISSUER_UNAVAILABLE,
+        "its key may have been published since"
+    );
 
     issuer.store().clock().advance(Duration::from_secs(200));
     assert_eq!(verdict(&issuer, &known).await.unwrap_err(), reason::ISSUER_UNAVAILABLE, "also not from the cache");
@@ -173,7 +181,10 @@ async fn a_client_that_goes_away_does_not_end_the_fetch_of_others() {
         tokio::task::yield_now().await;
     }
     first.abort();
-    let second = { let (issuer, token) = (Arc::clone(&issuer), token.clone()); tokio::spawn(async move { verdict(&issuer, &token).await }) };
+    let second = {
+        let (issuer, token) = (Arc::clone(&issuer), token.clone());
+        tokio::spawn(async move { verdict(&issuer, &token).await })
+    };
     provider.open_gate();
     second.await.unwrap().unwrap();
     assert_eq!(provider.key_fetches(), 1);

@@ -11,8 +11,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use std::sync::OnceLock;
-use x509_parser::public_key::RSAPublicKey;
 use x509_parser::prelude::FromDer;
+use x509_parser::public_key::RSAPublicKey;
 
 pub(crate) fn b64(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
