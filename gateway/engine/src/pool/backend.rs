@@ -189,11 +189,6 @@ impl Backend {
             }
         }
     }
-
-    #[cfg(test)]
-    pub(super) fn release(&self) {
-        self.state.in_flight.fetch_sub(1, Ordering::AcqRel);
-    }
 }
 
 /// The backend of one attempt. While it exists, the backend has one more request in flight.
