@@ -1,7 +1,7 @@
 //! One backend: what is known of it, and the guard that counts a request in flight.
 
-use super::metrics::Series;
 use super::peer::{self, PeerError};
+use crate::metrics::BackendMetrics;
 use parking_lot::Mutex;
 use pingora_core::upstreams::peer::HttpPeer;
 use std::net::SocketAddr;
@@ -120,7 +120,7 @@ impl BackendState {
 /// A backend as one configuration describes it.
 pub(super) struct Backend {
     state: Arc<BackendState>,
-    series: Arc<Series>,
+    series: Arc<BackendMetrics>,
     weight: u32,
     max_requests: Option<usize>,
     starts_healthy: bool,
@@ -132,7 +132,7 @@ pub(super) struct Backend {
 impl Backend {
     pub(super) fn new(
         state: Arc<BackendState>,
-        series: Arc<Series>,
+        series: Arc<BackendMetrics>,
         weight: u32,
         max_requests: Option<usize>,
         starts_healthy: bool,
@@ -226,7 +226,7 @@ impl Selected {
 
     /// Counts how the attempt ended.
     pub fn record(&self, outcome: BackendOutcome) {
-        self.backend.series.count(outcome);
+        self.backend.series.outcome(outcome.as_str());
     }
 }
 

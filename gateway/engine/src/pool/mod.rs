@@ -11,7 +11,6 @@
 //! - [`peer`]: the only place that makes an `HttpPeer`
 //! - [`split`]: shares requests out between pools
 //! - [`state`]: what outlives a reload
-//! - [`metrics`]: what operators see
 //!
 //! There is no panic mode: when every backend is down, nothing is chosen, and the request is refused with
 //! `pool.no_healthy_backend`.
@@ -20,7 +19,6 @@ pub mod address;
 pub mod backend;
 pub mod balance;
 pub mod health;
-pub mod metrics;
 pub mod peer;
 pub mod resolve;
 pub mod settings;
@@ -31,17 +29,16 @@ mod state;
 mod tests;
 
 pub use backend::{BackendId, BackendOutcome, Selected};
-pub use metrics::PoolMetrics;
 pub use peer::PeerError;
 pub use settings::Timeouts;
 pub use split::Split;
 
 use crate::config::raw;
+use crate::metrics::{BackendMetrics, Metrics, PoolMetrics};
 use address::Host;
 use arc_swap::ArcSwap;
 use backend::Backend;
 use balance::View;
-use metrics::Series;
 use parking_lot::Mutex;
 use portcullis_plugin::{ConfigError, Env, Exchange, RequestHead};
 use resolve::{Name, Resolve, SystemResolver};
@@ -66,6 +63,7 @@ pub struct Pool {
     state: Arc<PoolState>,
     /// 0 until started.
     generation: AtomicU64,
+    metrics: Arc<PoolMetrics>,
     resolver: Arc<dyn Resolve>,
 }
 
@@ -78,7 +76,7 @@ struct Entry {
     place: Place,
     weight: u32,
     max_requests: Option<usize>,
-    series: Arc<Series>,
+    series: Arc<BackendMetrics>,
 }
 
 enum Place {
@@ -91,7 +89,7 @@ impl Pool {
     ///
     /// # Errors
     /// With the path inside of the pool; the caller puts the pool's name in front.
-    pub fn compile(name: &str, raw: raw::Pool, env: &Env, metrics: &PoolMetrics) -> Result<Arc<Self>, ConfigError> {
+    pub fn compile(name: &str, raw: raw::Pool, env: &Env, metrics: &Metrics) -> Result<Arc<Self>, ConfigError> {
         Self::compile_with(name, raw, env, metrics, Arc::new(SystemResolver))
     }
 
@@ -99,10 +97,11 @@ impl Pool {
         name: &str,
         raw: raw::Pool,
         env: &Env,
-        metrics: &PoolMetrics,
+        metrics: &Metrics,
         resolver: Arc<dyn Resolve>,
     ) -> Result<Arc<Self>, ConfigError> {
         let (settings, backends) = Settings::compile(name, raw, env)?;
+        let metrics = metrics.pool(name);
         let state = env.keep(&format!("pool/{name}"), PoolState::default);
         let entries = backends
             .into_iter()
@@ -114,7 +113,7 @@ impl Pool {
                 },
                 weight: line.weight,
                 max_requests: line.max_requests,
-                series: metrics.series(name, &line.address.label),
+                series: metrics.backend(&line.address.label),
                 label: line.address.label,
             })
             .collect();
@@ -126,6 +125,7 @@ impl Pool {
             refreshing: Mutex::new(()),
             state,
             generation: AtomicU64::new(0),
+            metrics,
             resolver,
         };
         pool.refresh();
@@ -142,6 +142,11 @@ impl Pool {
             }
         }
         self.refresh();
+    }
+
+    /// What the requests sent to this pool are counted with.
+    pub fn metrics(&self) -> &PoolMetrics {
+        &self.metrics
     }
 
     pub fn name(&self) -> &Arc<str> {

@@ -8,12 +8,12 @@ mod reload;
 mod tls;
 
 use super::resolve::{Resolve, ResolveError};
-use super::{Pool, PoolMetrics, Selected};
+use super::{Pool, Selected};
 use crate::config::raw;
+use crate::metrics::Metrics;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use portcullis_plugin::env::Kept;
-use portcullis_plugin::prometheus::Registry;
 use portcullis_plugin::{
     CertificateStatus, ConfigError, Connection, Env, Exchange, Headers, Method, RequestHead, Scheme, Version,
 };
@@ -26,20 +26,17 @@ use std::time::{Duration, Instant, SystemTime};
 /// A gateway's surroundings, over several configurations.
 pub struct Gateway {
     kept: Arc<Kept>,
-    registry: Registry,
-    metrics: PoolMetrics,
+    metrics: Arc<Metrics>,
     folder: tempfile::TempDir,
 }
 
 impl Gateway {
     pub fn new() -> Self {
-        let registry = Registry::new();
-        let metrics = PoolMetrics::register(&registry).unwrap();
-        Self { kept: Arc::default(), registry, metrics, folder: tempfile::tempdir().unwrap() }
+        Self { kept: Arc::default(), metrics: Metrics::new(), folder: tempfile::tempdir().unwrap() }
     }
 
     fn env(&self) -> Env {
-        Env::new(self.folder.path(), self.registry.clone(), Arc::clone(&self.kept))
+        Env::new(self.folder.path(), self.metrics.registry().clone(), Arc::clone(&self.kept))
     }
 
     pub fn file(&self, name: &str, content: &str) {
@@ -62,7 +59,7 @@ impl Gateway {
 
     /// The samples of one metric: label values in the order of label names, joined by a space.
     pub fn samples(&self, name: &str) -> BTreeMap<String, f64> {
-        let families = self.registry.gather();
+        let families = self.metrics.registry().gather();
         let family = families.iter().find(|family| family.name() == name);
         let samples = family.map(|family| family.get_metric()).unwrap_or_default();
         samples
