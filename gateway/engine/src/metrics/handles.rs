@@ -257,7 +257,8 @@ impl PoolMetrics {
     /// `label` is the backend's address as configured. The series go when the last handle goes.
     pub fn backend(&self, label: &str) -> Arc<BackendMetrics> {
         self.backends.get(label.into(), || BackendMetrics {
-            up: self.up.series(&[&self.pool, label]),
+            up: OnceLock::new(),
+            up_family: self.up.clone(),
             outcomes: ByLabel::new(),
             requests: self.requests.clone(),
             pool: self.pool.clone(),
@@ -268,7 +269,9 @@ impl PoolMetrics {
 
 /// One backend of a pool.
 pub struct BackendMetrics {
-    up: Series<IntGauge>,
+    /// Made when it is first set: a configuration that is only checked, or refused, must not show a backend as down.
+    up: OnceLock<Series<IntGauge>>,
+    up_family: Family<IntGauge>,
     outcomes: ByLabel<&'static str>,
     requests: Family<IntCounter>,
     pool: Box<str>,
@@ -277,7 +280,7 @@ pub struct BackendMetrics {
 
 impl BackendMetrics {
     pub fn set_up(&self, up: bool) {
-        self.up.set(i64::from(up));
+        self.up.get_or_init(|| self.up_family.series(&[&self.pool, &self.backend])).set(i64::from(up));
     }
 
     /// Counts an attempt by how it ended: one of a few words such as `success`.

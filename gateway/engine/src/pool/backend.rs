@@ -1,7 +1,7 @@
 //! One backend: what is known of it, and the guard that counts a request in flight.
 
-use crate::metrics::BackendMetrics;
 use super::peer::{self, PeerError};
+use crate::metrics::BackendMetrics;
 use parking_lot::Mutex;
 use pingora_core::upstreams::peer::HttpPeer;
 use std::net::SocketAddr;
@@ -188,11 +188,6 @@ impl Backend {
                 in_flight.fetch_update(Ordering::AcqRel, Ordering::Relaxed, take).is_ok()
             }
         }
-    }
-
-    #[cfg(test)]
-    pub(super) fn release(&self) {
-        self.state.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

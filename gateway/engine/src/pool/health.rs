@@ -12,6 +12,7 @@ use crate::config::raw;
 use futures::FutureExt;
 use pingora_core::connectors::TransportConnector;
 use pingora_core::connectors::http::Connector as HttpConnector;
+use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
 use portcullis_plugin::ConfigError;
@@ -24,6 +25,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 /// Of the body of a health response, no more is read: the status has said it all.
 const MOST_BODY: usize = 64 << 10;
+/// Interim responses (1xx) before the final one.
+const MOST_INTERIM: usize = 8;
 /// The first check of a new backend comes within this, so that a thousand do not start in the same instant.
 const FIRST_WITHIN: Duration = Duration::from_millis(100);
 
@@ -64,9 +67,7 @@ impl Check {
             value => Ok(value),
         };
         let http = http.map(|http| Http::compile(http, host)).transpose().map_err(|error| error.at("http"))?;
-        // The connector loads the system's CAs when it is first used, and would panic on what it cannot read. None at
-        // all is no harm: a pool that needs them has said so already.
-        let check = Self {
+        Ok(Self {
             http,
             interval: positive(interval).map_err(|error| error.at("interval"))?,
             timeout: positive(timeout).map_err(|error| error.at("timeout"))?,
@@ -79,8 +80,7 @@ impl Check {
                 raw::HealthStart::Unhealthy => false,
             },
             fingerprint: fingerprint.finish(),
-        };
-        Ok(check)
+        })
     }
 
     pub(super) fn starts_healthy(&self) -> bool {
@@ -134,9 +134,7 @@ impl Http {
         session.set_write_timeout(peer.options.write_timeout);
         session.write_request_header(Box::new(head)).await?;
         session.finish_request_body().await?;
-        session.read_response_header().await?;
-        let status = session.response_header().map(|head| head.status.as_u16());
-        let Some(status) = status else { return Err(Failure::Error("no response".into())) };
+        let status = final_status(&mut session).await?;
         if !self.passes(status) {
             return Err(Failure::Status(status));
         }
@@ -155,6 +153,19 @@ impl Http {
     fn passes(&self, status: u16) -> bool {
         if self.status.is_empty() { (200..400).contains(&status) } else { self.status.contains(&status) }
     }
+}
+
+/// The status of the response that counts, after those such as 103 Early Hints.
+async fn final_status(session: &mut HttpSession) -> Result<u16, Failure> {
+    for _ in 0..MOST_INTERIM {
+        session.read_response_header().await?;
+        match session.response_header().map(|head| head.status.as_u16()) {
+            Some(100..=199) => {}
+            Some(status) => return Ok(status),
+            None => break,
+        }
+    }
+    Err(Failure::Error("no final response".into()))
 }
 
 /// For checks only; their connections are never reused. Shared, because each loads the system's CAs.

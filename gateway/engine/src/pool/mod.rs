@@ -11,7 +11,6 @@
 //! - [`peer`]: the only place that makes an `HttpPeer`
 //! - [`split`]: shares requests out between pools
 //! - [`state`]: what outlives a reload
-//! - [`metrics`]: what operators see
 //!
 //! There is no panic mode: when every backend is down, nothing is chosen, and the request is refused with
 //! `pool.no_healthy_backend`.
@@ -45,6 +44,7 @@ use portcullis_plugin::{ConfigError, Env, Exchange, RequestHead};
 use resolve::{Name, Resolve, SystemResolver};
 use settings::Settings;
 use state::PoolState;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -197,17 +197,19 @@ impl Pool {
         if !before.members().is_empty() && self.entries.iter().all(|entry| matches!(entry.place, Place::Address(_))) {
             return Arc::clone(before.members());
         }
-        self.entries
-            .iter()
-            .flat_map(|entry| match &entry.place {
-                Place::Address(address) => vec![(entry, *address)],
-                Place::Name(name, port) => name.addresses().iter().map(|ip| (entry, SocketAddr::new(*ip, *port))).collect(),
-            })
-            .filter_map(|(entry, address)| match before.member(&entry.label, address) {
-                Some(known) => Some(Arc::clone(known)),
-                None => self.member(entry, address),
-            })
-            .collect()
+        let known: HashMap<_, _> = before.members().iter().map(|b| ((b.label(), b.address()), b)).collect();
+        let mut members = Vec::with_capacity(known.len().max(self.entries.len()));
+        for entry in &self.entries {
+            let mut add = |address: SocketAddr| {
+                let same = known.get(&(&*entry.label, address)).map(|backend| Arc::clone(backend));
+                members.extend(same.or_else(|| self.member(entry, address)));
+            };
+            match &entry.place {
+                Place::Address(address) => add(*address),
+                Place::Name(name, port) => name.addresses().iter().for_each(|ip| add(SocketAddr::new(*ip, *port))),
+            }
+        }
+        members.into()
     }
 
     fn member(&self, entry: &Entry, address: SocketAddr) -> Option<Arc<Backend>> {
@@ -244,10 +246,10 @@ impl Pool {
                 None => backend.state().forget_health(),
             }
         }
+        // A name stands for its addresses: it is up while one of them is.
+        let up: HashSet<_> = view.members().iter().filter(|backend| backend.is_up()).map(|backend| backend.label()).collect();
         for entry in &self.entries {
-            // A name stands for its addresses: it is up while one of them is.
-            let up = view.members().iter().any(|backend| backend.label() == &*entry.label && backend.is_up());
-            entry.series.set_up(up);
+            entry.series.set_up(up.contains(&*entry.label));
         }
     }
 }

@@ -11,12 +11,14 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
+type Known<K, V> = Mutex<HashMap<K, Weak<V>>>;
+
 #[derive(Default)]
 pub(super) struct PoolState {
     /// How many choices were made: where the round robin stands.
     pub(super) position: AtomicU64,
-    backends: Mutex<HashMap<(Arc<str>, SocketAddr), Weak<BackendState>>>,
-    names: Mutex<HashMap<Arc<str>, Weak<Name>>>,
+    backends: Known<(Arc<str>, SocketAddr), BackendState>,
+    names: Known<Arc<str>, Name>,
     /// Every pool that is started and in use, the newest last.
     pools: Mutex<Vec<Weak<Pool>>>,
     active: AtomicU64,

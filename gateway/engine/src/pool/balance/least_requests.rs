@@ -4,7 +4,6 @@
 //! is looked at as a whole; of a large one, two backends drawn by weight are compared, which is nearly as good and costs
 //! the same at any size.
 
-use super::any_from;
 use super::random::Cumulative;
 use super::round_robin::Rotation;
 use crate::pool::backend::Backend;
@@ -32,17 +31,13 @@ pub(super) fn choose<'a>(
     if take(best) {
         return Some(best);
     }
-    // Full, tried before, or taken in between: the next best that can be had.
-    let mut rest: Vec<&Arc<Backend>> = ready.iter().filter(|other| !Arc::ptr_eq(other, best)).collect();
-    rest.sort_by(|a, b| load(a, b).cmp(&load(b, a)));
-    rest.into_iter().find(|backend| take(backend)).or_else(|| any_from(ready, start, take))
-}
-
-/// `a`'s requests, scaled so that they compare with `load(b, a)`.
-fn load(a: &Backend, b: &Backend) -> u128 {
-    a.in_flight() as u128 * u128::from(b.weight())
+    // Full, tried before, or taken in between: the next best that can be had. The counts are read once, because they
+    // change while others are sorted by them.
+    let mut rest: Vec<(u128, &Arc<Backend>)> = ready.iter().map(|backend| (backend.in_flight() as u128, backend)).collect();
+    rest.sort_by(|(a, left), (b, right)| (a * u128::from(right.weight())).cmp(&(b * u128::from(left.weight()))));
+    rest.into_iter().map(|(_, backend)| backend).find(|backend| take(backend))
 }
 
 fn busier(a: &Backend, b: &Backend) -> bool {
-    load(a, b) > load(b, a)
+    a.in_flight() as u128 * u128::from(b.weight()) > b.in_flight() as u128 * u128::from(a.weight())
 }

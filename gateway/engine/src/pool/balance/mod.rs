@@ -13,7 +13,6 @@ use hash::{HashKey, Ring};
 use portcullis_plugin::{Exchange, RequestHead};
 use random::Cumulative;
 use round_robin::Rotation;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -61,10 +60,6 @@ impl View {
 
     pub(super) fn members(&self) -> &Arc<[Arc<Backend>]> {
         &self.members
-    }
-
-    pub(super) fn member(&self, label: &str, address: SocketAddr) -> Option<&Arc<Backend>> {
-        self.members.iter().find(|backend| backend.address() == address && backend.label() == label)
     }
 
     pub(super) fn any_ready(&self) -> bool {

@@ -13,8 +13,9 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Longer orders are computed as they are used, under a lock, and not kept.
-const LONGEST_TABLE: u64 = 1 << 16;
+/// Longer orders are computed as they are used, under a lock, and begin anew when backends come or go: a table that takes
+/// milliseconds would be made for every change of health.
+const LONGEST_TABLE: u64 = 1 << 13;
 /// How far to look along the order when the first choice is taken.
 const LOOK_AHEAD: usize = 64;
 
