@@ -64,7 +64,7 @@ pub fn path(path: &[u8]) -> Cow<'_, [u8]> {
     if !path.iter().any(|b| matches!(b, b'%' | b';' | b'@')) && !contains_token(path) {
         return Cow::Borrowed(path);
     }
-    let (head, rest) = split_user(path);
+    let (scheme, rest) = split_user(path);
     let rest: Cow<'_, [u8]> = rewrite(
         rest,
         |b| b == b'/',
@@ -81,7 +81,10 @@ pub fn path(path: &[u8]) -> Cow<'_, [u8]> {
             matches!(clean, Cow::Owned(_)).then(|| clean.into_owned())
         },
     );
-    if head.is_empty() { rest } else { Cow::Owned([head, REDACTED.as_bytes(), b"@", &rest].concat()) }
+    match scheme {
+        Some(scheme) => Cow::Owned([scheme, REDACTED.as_bytes(), b"@", &rest].concat()),
+        None => rest,
+    }
 }
 
 /// The query, with every value that has a secret's name or a secret's looks replaced. Names, order and separators stay.
@@ -133,13 +136,14 @@ fn split_pair(part: &[u8]) -> Option<(&[u8], u8, &[u8])> {
     Some((part.get(..at)?, b'=', part.get(at + 1..)?))
 }
 
-/// `http://user:password@host/…` as `http://` and `host/…`; other targets whole, with nothing before.
-fn split_user(target: &[u8]) -> (&[u8], &[u8]) {
+/// `http://user:password@host/…` as `http://` and `host/…`; a target without a user whole, with nothing before.
+fn split_user(target: &[u8]) -> (Option<&[u8]>, &[u8]) {
     let authority = memchr::memmem::find(target, b"://").map_or(0, |at| at + 3);
-    let end = target[authority..].iter().position(|b| *b == b'/').map_or(target.len(), |at| authority + at);
-    match memchr::memrchr(b'@', &target[authority..end]) {
-        Some(at) => (&target[..authority], &target[authority + at + 1..]),
-        None => (b"", target),
+    let (scheme, rest) = target.split_at(authority);
+    let end = memchr::memchr(b'/', rest).unwrap_or(rest.len());
+    match memchr::memrchr(b'@', rest.get(..end).unwrap_or_default()) {
+        Some(at) => (Some(scheme), rest.get(at + 1..).unwrap_or_default()),
+        None => (None, target),
     }
 }
 
