@@ -210,10 +210,13 @@ impl ListenerMetrics {
         }
     }
 
-    /// Counts an open connection until the guard is dropped, however that comes about.
-    pub fn connection(&self) -> ConnectionGuard {
+    /// A connection is open; [`closed`](Self::closed) follows.
+    pub fn opened(&self) {
         self.connections.inc();
-        ConnectionGuard { connections: self.connections.clone() }
+    }
+
+    pub fn closed(&self) {
+        self.connections.dec();
     }
 
     /// A connection that ended before HTTP could begin. `reason` is one of a few words, never what a client sent.
@@ -224,17 +227,6 @@ impl ListenerMetrics {
     /// A request that was refused before there was a route.
     pub fn refused(&self, reason: ReasonCode) {
         self.refused.get(reason, || self.refused_family.series(&[&self.listener, reason.as_str()])).inc();
-    }
-}
-
-/// One open connection in `portcullis_connections`.
-pub struct ConnectionGuard {
-    connections: Series<IntGauge>,
-}
-
-impl Drop for ConnectionGuard {
-    fn drop(&mut self) {
-        self.connections.dec();
     }
 }
 

@@ -13,7 +13,7 @@ mod handles;
 mod tests;
 
 pub use family::{Family, Member, Series};
-pub use handles::{BackendMetrics, ConnectionGuard, FilterMetrics, ListenerMetrics, PoolMetrics, RouteMetrics};
+pub use handles::{BackendMetrics, FilterMetrics, ListenerMetrics, PoolMetrics, RouteMetrics};
 
 use handles::Shared;
 use portcullis_plugin::Mode;

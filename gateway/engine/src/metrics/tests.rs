@@ -33,7 +33,7 @@ fn exercise(metrics: &Metrics) -> impl Sized {
     let listener = metrics.listener("https");
     listener.handshake_failure("timeout");
     listener.refused(reason::REQUEST_AMBIGUOUS);
-    let connection = listener.connection();
+    listener.opened();
     let pool = metrics.pool("orders");
     pool.upstream_duration.observe(0.2);
     pool.retries.inc();
@@ -43,7 +43,7 @@ fn exercise(metrics: &Metrics) -> impl Sized {
     metrics.config_started(1);
     metrics.reload_succeeded(2);
     metrics.reload_failed();
-    (route, enforced, shadow, listener, connection, pool, backend)
+    (route, enforced, shadow, listener, pool, backend)
 }
 
 #[test]
@@ -152,18 +152,17 @@ fn what_a_reload_removes_disappears_and_what_it_keeps_goes_on() {
 }
 
 #[test]
-fn a_connection_counts_until_its_guard_is_gone() {
+fn open_connections_are_counted_by_whoever_holds_the_handle() {
     let metrics = Metrics::new();
     let listener = metrics.listener("http");
-    let (one, two) = (listener.connection(), listener.connection());
-    drop(one);
-    assert_eq!(samples(&metrics)[r#"portcullis_connections{listener="http"}"#], 1.0);
-    drop(listener);
-    let again = metrics.listener("http");
-    assert_eq!(samples(&metrics)[r#"portcullis_connections{listener="http"}"#], 1.0);
-    drop(two);
-    assert_eq!(samples(&metrics)[r#"portcullis_connections{listener="http"}"#], 0.0);
-    drop(again);
+    let open = || samples(&metrics)[r#"portcullis_connections{listener="http"}"#];
+    listener.opened();
+    listener.opened();
+    listener.closed();
+    assert_eq!(open(), 1.0);
+    // A reload asks for the same handle again.
+    metrics.listener("http").closed();
+    assert_eq!(open(), 0.0);
 }
 
 #[test]
