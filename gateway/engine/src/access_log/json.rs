@@ -132,9 +132,12 @@ fn escaped(out: &mut Vec<u8>, text: &str) {
             '\n' => out.extend_from_slice(b"\\n"),
             '\r' => out.extend_from_slice(b"\\r"),
             '\t' => out.extend_from_slice(b"\\t"),
-            // Writing to memory cannot fail; every other character here is below U+10000.
+            // All others that are escaped are below U+10000: four digits each.
             other => {
-                let _ = write!(out, "\\u{:04x}", u32::from(other));
+                const HEX: &[u8; 16] = b"0123456789abcdef";
+                let code = u32::from(other) as usize;
+                let digit = |shift: u32| HEX[code >> shift & 15];
+                out.extend_from_slice(&[b'\\', b'u', digit(12), digit(8), digit(4), digit(0)]);
             }
         }
         rest = from.get(c.len_utf8()..).unwrap_or_default();

@@ -12,6 +12,10 @@ pub const REDACTED: &str = "[redacted]";
 /// A value may be encoded several times over, as in a redirect within a redirect.
 const MAX_DECODINGS: usize = 4;
 
+/// Bytes that are looked at. A longer text is cut before the part that crosses the line: a part's looks need all of it,
+/// and looking must not cost more than the request itself did.
+const MAX_INPUT: usize = 4096;
+
 /// Names that say their value is a secret, when they are the whole name. Lower-case, without `-`, `_` and `.`.
 const NAMES: &[&str] = &[
     "auth",
@@ -61,10 +65,27 @@ const PARTS: &[&str] = &[
 /// The path, with segments that look like a token and parameters (`;jsessionid=…`) that name a secret replaced. A target in
 /// absolute form loses its user and password.
 pub fn path(path: &[u8]) -> Cow<'_, [u8]> {
+    clipped(path, b"/", clean_path)
+}
+
+/// The query, with every value that has a secret's name or a secret's looks replaced. Names, order and separators stay.
+pub fn query(query: &[u8]) -> Cow<'_, [u8]> {
+    clipped(query, b"&;", clean_query)
+}
+
+fn clipped<'t>(text: &'t [u8], separators: &[u8], clean: fn(&'t [u8]) -> Cow<'t, [u8]>) -> Cow<'t, [u8]> {
+    let Some(start) = text.get(..MAX_INPUT).filter(|start| start.len() < text.len()) else { return clean(text) };
+    let end = start.iter().rposition(|b| separators.contains(b)).unwrap_or(0);
+    let mut out = clean(start.get(..end).unwrap_or_default()).into_owned();
+    out.extend_from_slice("…".as_bytes());
+    Cow::Owned(out)
+}
+
+fn clean_path(path: &[u8]) -> Cow<'_, [u8]> {
     if !path.iter().any(|b| matches!(b, b'%' | b';' | b'@')) && !contains_token(path) {
         return Cow::Borrowed(path);
     }
-    let (head, rest) = split_user(path);
+    let (scheme, rest) = split_user(path);
     let rest: Cow<'_, [u8]> = rewrite(
         rest,
         |b| b == b'/',
@@ -81,11 +102,13 @@ pub fn path(path: &[u8]) -> Cow<'_, [u8]> {
             matches!(clean, Cow::Owned(_)).then(|| clean.into_owned())
         },
     );
-    if head.is_empty() { rest } else { Cow::Owned([head, REDACTED.as_bytes(), b"@", &rest].concat()) }
+    match scheme {
+        Some(scheme) => Cow::Owned([scheme, REDACTED.as_bytes(), b"@", &rest].concat()),
+        None => rest,
+    }
 }
 
-/// The query, with every value that has a secret's name or a secret's looks replaced. Names, order and separators stay.
-pub fn query(query: &[u8]) -> Cow<'_, [u8]> {
+fn clean_query(query: &[u8]) -> Cow<'_, [u8]> {
     rewrite(
         query,
         |b| b == b'&' || b == b';',
@@ -133,13 +156,14 @@ fn split_pair(part: &[u8]) -> Option<(&[u8], u8, &[u8])> {
     Some((part.get(..at)?, b'=', part.get(at + 1..)?))
 }
 
-/// `http://user:password@host/…` as `http://` and `host/…`; other targets whole, with nothing before.
-fn split_user(target: &[u8]) -> (&[u8], &[u8]) {
+/// `http://user:password@host/…` as `http://` and `host/…`; a target without a user whole, with nothing before.
+fn split_user(target: &[u8]) -> (Option<&[u8]>, &[u8]) {
     let authority = memchr::memmem::find(target, b"://").map_or(0, |at| at + 3);
-    let end = target[authority..].iter().position(|b| *b == b'/').map_or(target.len(), |at| authority + at);
-    match memchr::memrchr(b'@', &target[authority..end]) {
-        Some(at) => (&target[..authority], &target[authority + at + 1..]),
-        None => (b"", target),
+    let (scheme, rest) = target.split_at(authority);
+    let end = memchr::memchr(b'/', rest).unwrap_or(rest.len());
+    match memchr::memrchr(b'@', rest.get(..end).unwrap_or_default()) {
+        Some(at) => (Some(scheme), rest.get(at + 1..).unwrap_or_default()),
+        None => (None, target),
     }
 }
 
@@ -171,7 +195,7 @@ fn looks_secret(value: &[u8]) -> bool {
 fn contains_token(text: &[u8]) -> bool {
     memchr::memmem::find_iter(text, b"eyJ").any(|at| {
         let run = text.get(at..).unwrap_or_default();
-        run.iter().take_while(|b| is_base64(**b) || **b == b'.').count() >= 16
+        run.iter().take(16).take_while(|b| is_base64(**b) || **b == b'.').count() == 16
     })
 }
 
@@ -413,6 +437,18 @@ mod tests {
             assert_eq!(p(text), text);
             assert!(matches!(path(text.as_bytes()), Cow::Borrowed(_)), "{text}");
         }
+    }
+
+    #[test]
+    fn what_crosses_the_limit_is_left_out_whole() {
+        let secret = "A3TX9ZQ7hj2Kd0PwLmN8";
+        for at in MAX_INPUT - 30..MAX_INPUT + 10 {
+            let filler = "a".repeat(at - 3);
+            assert!(!q(&format!("{filler}&x={secret}&y=1")).contains("A3T"), "{at}");
+            assert!(!p(&format!("/{filler}/eyJhbGciOiJSUzI1NiJ9.e30.c2ln/y")).contains("eyJ"), "{at}");
+        }
+        assert_eq!(q(&secret.repeat(MAX_INPUT)), "…");
+        assert_eq!(q(&"a=1&".repeat(MAX_INPUT)).len(), MAX_INPUT - 1 + "…".len());
     }
 
     proptest! {

@@ -1,6 +1,6 @@
 //! The listener for operators: `/metrics`, `/healthz` and `/readyz`.
 //!
-//! It stands apart from the data plane: its own socket, at most [`CONNECTIONS`](serve) at once, one request each under a
+//! It stands apart from the data plane: its own socket, a bounded number of connections, one request each under a
 //! deadline, so that whoever reaches it can exhaust neither it nor the gateway. The two probes answer everybody; everything
 //! else asks for the bearer token, if one is configured, and off the loopback one must be.
 //!

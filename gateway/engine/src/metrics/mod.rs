@@ -1,7 +1,8 @@
 //! Metrics in the Prometheus text format: one registry for each gateway, never the process's.
 //!
 //! Handles are resolved when a configuration is loaded; a request only adds to atomics. A handle keeps its series: what a
-//! reload removed disappears from the exposition once its last request has ended, what it kept goes on counting.
+//! reload removed disappears from the exposition once its last request has ended. What it kept goes on counting, because
+//! the new snapshot asks for its handles while the old one still holds them.
 //!
 //! `portcullis_issuer_keys` and `portcullis_issuer_keys_age_seconds` are registered by the identity crate, through
 //! [`Env`](portcullis_plugin::Env), in this same registry.
