@@ -19,9 +19,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    // Connections of a previous process that linger in TIME_WAIT must not keep the address from us. (On Windows the
-    // same option would let two processes share the port.)
-    #[cfg(unix)]
+    // Connections of a previous process that linger in TIME_WAIT must not keep the address from us.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;

@@ -6,6 +6,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
@@ -97,15 +98,8 @@ fn read_key(file: &str, env: &Env, warnings: &mut Vec<ConfigError>) -> Result<Pr
     Ok(key)
 }
 
-#[cfg(unix)]
 fn readable_by_all(file: &str, env: &Env) -> bool {
-    use std::os::unix::fs::PermissionsExt;
     std::fs::metadata(env.resolve(file)).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
-}
-
-#[cfg(not(unix))]
-fn readable_by_all(_: &str, _: &Env) -> bool {
-    false
 }
 
 /// The DNS names. A common name is not one: no client has looked at it for years.

@@ -6,7 +6,7 @@
 //! chain by the CAs and lists of the moment.
 
 use parking_lot::Mutex;
-use portcullis_identity::certificate::ClientCas;
+use portcullis_identity::certificate::{ClientCas, Judgement};
 use portcullis_plugin::{CertificateStatus, reason};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
@@ -14,10 +14,8 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, SignatureScheme};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use std::fmt;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// The most a client may send as its chain. It is kept for the connection's life and travels in session tickets; real
 /// chains have 2 to 6 KiB.
@@ -27,14 +25,7 @@ const MAX_CHAIN_BYTES: usize = 32 << 10;
 /// judged.
 pub struct ClientChain {
     certificates: Vec<CertificateDer<'static>>,
-    judged: Mutex<Option<Judged>>,
-}
-
-/// A verdict, and for how long it stands.
-struct Judged {
-    generation: u64,
-    during: Range<SystemTime>,
-    status: CertificateStatus,
+    judged: Mutex<Option<Judgement>>,
 }
 
 impl ClientChain {
@@ -48,52 +39,29 @@ impl ClientChain {
         &self.certificates
     }
 
-    /// What the chain is worth at `now` by `cas`. Judged again only when `cas` is another, or when a certificate of the
-    /// chain has begun or ended to be valid since.
+    /// What the chain is worth at `now` by `cas`. Judged again when `cas` is another, when a certificate of the chain or
+    /// a revocation list has ended since, and at the latest after a minute.
     pub fn status(&self, cas: &ClientCas, now: SystemTime) -> CertificateStatus {
         let mut judged = self.judged.lock();
         if let Some(known) = &*judged
-            && known.generation == cas.generation()
-            && known.during.contains(&now)
+            && known.holds(cas, now)
+            && !has_ended(&known.status, now)
         {
             return known.status.clone();
         }
-        let status = cas.judge(&self.certificates, now);
-        *judged =
-            steady(&self.certificates, now).map(|during| Judged { generation: cas.generation(), during, status: status.clone() });
-        status
+        judged.insert(cas.judgement(&self.certificates, now)).status.clone()
     }
+}
+
+/// A judgement made in the very last second of a certificate may be kept for longer than that second.
+fn has_ended(status: &CertificateStatus, now: SystemTime) -> bool {
+    status.verified().is_some_and(|facts| now >= facts.not_after + Duration::from_secs(1))
 }
 
 impl fmt::Debug for ClientChain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientChain").field("certificates", &self.certificates.len()).finish_non_exhaustive()
     }
-}
-
-/// The time around `now` in which no certificate's validity begins or ends, so that a verdict stands. `None` if a
-/// certificate's dates cannot be read: its verdict is not kept at all.
-fn steady(certificates: &[CertificateDer<'_>], now: SystemTime) -> Option<Range<SystemTime>> {
-    let mut during = SystemTime::UNIX_EPOCH..SystemTime::UNIX_EPOCH + Duration::from_secs(u32::MAX.into());
-    for certificate in certificates {
-        let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-        let begin = seconds(parsed.validity().not_before.timestamp());
-        // The last second is part of the validity.
-        let end = seconds(parsed.validity().not_after.timestamp().saturating_add(1));
-        for border in [begin, end] {
-            if border <= now {
-                during.start = during.start.max(border);
-            } else {
-                during.end = during.end.min(border);
-            }
-        }
-    }
-    Some(during)
-}
-
-fn seconds(since_epoch: i64) -> SystemTime {
-    let since_epoch = u64::try_from(since_epoch).unwrap_or(0);
-    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(since_epoch)).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// Lets every chain whose key is proven through; or, where a certificate is required, only one that verifies.

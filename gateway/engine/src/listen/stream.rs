@@ -335,6 +335,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn pingora_does_not_wait_for_a_preface_that_never_comes() {
+        let (_client, socket) = pair(LONG).await;
+        let stream = ClientStream::plain(socket, Bytes::new()).http2(soon());
+        assert!(pingora_core::protocols::http::v2::server::handshake(Box::new(stream), None).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn pingora_reads_requests_and_the_real_client_from_it() {
+        let (_client, socket) = pair(LONG).await;
+        let source = "192.0.2.7:1234".parse().unwrap();
+        let mut stream: Stream = Box::new(
+            ClientStream::plain(socket, Bytes::from_static(b"GET /a HTTP/1.1\r\nHost: a.test\r\n\r\n"))
+                .addresses(source, "127.0.0.1:80".parse().unwrap()),
+        );
+        attach(&mut stream, "context").unwrap();
+        let mut session = pingora_core::protocols::http::ServerSession::new_http1(stream);
+        assert!(session.read_request().await.unwrap());
+        assert_eq!(session.req_header().uri.path(), "/a");
+        assert_eq!(session.client_addr(), Some(&PingoraAddr::Inet(source)));
+        assert_eq!(session.digest().and_then(attached::<&str>), Some(&"context"));
+    }
+
+    #[tokio::test]
     async fn after_the_preface_the_deadline_is_gone() {
         let (mut client, socket) = pair(LONG).await;
         let due = soon();

@@ -212,8 +212,8 @@ async fn a_verdict_ends_with_the_certificate_and_not_with_the_connection() {
     let world = World::new();
     let settings = world.settings(&[], Request);
     let chain = Some(Arc::new(ClientChain::new(world.ca.client(GOOD).chain()).unwrap()));
-    // Valid from the begin of 2020 to the begin of 2090, the last second included.
-    let (begin, end) = (at(1_577_836_800), at(3_786_912_000));
+    // Valid from the begin of 2020 to the begin of 2080, the last second included.
+    let (begin, end) = (at(1_577_836_800), at(3_471_292_800));
     let verdict = |now| judge_at(&settings, chain.as_ref(), now);
     let second = Duration::from_secs(1);
     for _ in 0..2 {
@@ -241,6 +241,17 @@ async fn a_verdict_is_kept_while_nothing_changes() {
     let first = facts(&settings, at(2_000_000_000));
     assert!(Arc::ptr_eq(&first, &facts(&settings, at(2_000_000_001))), "judged once");
     assert!(!Arc::ptr_eq(&first, &facts(&world.settings(&[], Request), at(2_000_000_001))), "other CAs judge anew");
+}
+
+#[test]
+fn a_verdict_ends_with_the_revocation_list() {
+    let world = World::new();
+    let settings = world.settings(&[], Request);
+    let chain = Some(Arc::new(ClientChain::new(world.ca.long_lived_client().chain()).unwrap()));
+    // The list is to be renewed at the begin of 2090.
+    let renewal = at(3_786_912_000);
+    assert_eq!(judge_at(&settings, chain.as_ref(), renewal - Duration::from_secs(1)), None);
+    assert_eq!(judge_at(&settings, chain.as_ref(), renewal + Duration::from_secs(1)), Some(reason::CERT_UNTRUSTED));
 }
 
 #[test]

@@ -68,8 +68,12 @@ impl Ca {
         self.issue(&["client.test"], ExtendedKeyUsagePurpose::ClientAuth, |params| {
             params.serial_number = Some(SerialNumber::from(serial));
             params.not_before = date_time_ymd(2020, 1, 1);
-            params.not_after = date_time_ymd(2090, 1, 1);
+            params.not_after = date_time_ymd(2080, 1, 1);
         })
+    }
+
+    pub fn long_lived_client(&self) -> Identity {
+        self.issue(&["client.test"], ExtendedKeyUsagePurpose::ClientAuth, |_| {})
     }
 
     pub fn expired_client(&self) -> Identity {
