@@ -38,7 +38,6 @@ const RESERVED: &[&str] = &[
     "content-type",
     "cookie",
     "date",
-    "expect",
     "forwarded",
     "origin",
     "proxy-authenticate",
@@ -49,7 +48,9 @@ const RESERVED: &[&str] = &[
     "x-forwarded-for",
     "x-forwarded-host",
     "x-forwarded-port",
+    "x-forwarded-prefix",
     "x-forwarded-proto",
+    "x-forwarded-server",
 ];
 
 /// Which facts about the caller the upstream gets.
