@@ -110,6 +110,17 @@ pub(crate) fn judge_issuer(claims: &Claims, settings: &Settings, judgement: &mut
             wrong_form(judgement, "issuer", "`iss` as one text", other);
         }
     }
+    judge_tenant(claims, settings, judgement);
+}
+
+/// Entra names the tenant a second time. Where the two differ, the token is of another tenant, whatever `iss` says.
+fn judge_tenant(claims: &Claims, settings: &Settings, judgement: &mut Judgement) {
+    let Some(tid) = claims.get("tid").filter(|_| settings.kind == IssuerKind::Entra) else { return };
+    let Value::String(tid) = tid else { return wrong_form(judgement, "tenant", "`tid` as a text", tid) };
+    let ok = settings.issuer.split('/').any(|part| part == tid);
+    judgement.check("tenant", reason::TOKEN_ISSUER_MISMATCH, ok, || {
+        Finding::new(format!("a `tid` that is part of {}", settings.issuer), safe(tid))
+    });
 }
 
 /// Everything else, in this order: type, audience, expiry, not-before, issued-at, binding, subject.
@@ -145,7 +156,7 @@ fn judge_type(claims: &Claims, header: &Header, settings: &Settings, judgement: 
         Finding::new(format!("`typ` one of {expected}"), safe(seen))
     });
     let other = other_than_access(claims, seen, settings.kind);
-    judgement.check("type", reason::TOKEN_TYP_REFUSED, other.is_none(), || match other {
+    judgement.check("kind", reason::TOKEN_TYP_REFUSED, other.is_none(), || match other {
         Some(what) => Finding::new("an access token", what).hint("send the access token of the same answer of the issuer"),
         None => Finding::new("an access token", "nothing says otherwise"),
     });

@@ -61,9 +61,10 @@ impl Issuers {
             let keys = match (origin, jwks) {
                 (KeyOrigin::File(parsed), _) => Some(parsed),
                 (KeyOrigin::Network(..), None) => None,
-                (KeyOrigin::Network(..), Some(bytes)) => {
-                    Some(jwks::parse(bytes).map_err(|error| ConfigError::new(format!("the key set gives no keys: {error}")))?)
-                }
+                (KeyOrigin::Network(..), Some(bytes)) => Some(
+                    jwks::parse(bytes, &config.issuer)
+                        .map_err(|error| ConfigError::new(format!("the key set gives no keys: {error}")))?,
+                ),
             };
             let store = Arc::new(KeyStore::given(name.as_str().into(), keys));
             issuers.insert(name.clone(), Arc::new(Issuer::new(name, settings, store, None)));

@@ -60,6 +60,8 @@ struct RawKey {
     x: Option<String>,
     y: Option<String>,
     d: Option<Value>,
+    /// Entra's: whose tokens the key signs.
+    issuer: Option<String>,
 }
 
 impl Key {
@@ -95,8 +97,8 @@ impl Key {
 }
 
 /// Reads a key set. A key that cannot or must not be used is left out; a set without any usable key is an error, so
-/// that it never takes the place of a good one.
-pub(crate) fn parse(bytes: &[u8]) -> Result<Parsed, JwksError> {
+/// that it never takes the place of a good one. `issuer` is whose keys are wanted.
+pub(crate) fn parse(bytes: &[u8], issuer: &str) -> Result<Parsed, JwksError> {
     let StrictJson(document) =
         serde_json::from_slice(bytes).map_err(|error| JwksError::NotAKeySet(jose::safe(&error.to_string())))?;
     let Some(Value::Array(raw_keys)) = document.get("keys") else {
@@ -111,7 +113,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Parsed, JwksError> {
     let mut parsed = Parsed { keys: Vec::with_capacity(raw_keys.len()), dropped: Vec::new() };
     for raw in raw_keys {
         let kid = raw.get("kid").and_then(Value::as_str).unwrap_or("(no kid)");
-        match RawKey::deserialize(raw).map_err(|_| "a member has the wrong type").and_then(read) {
+        match RawKey::deserialize(raw).map_err(|_| "a member has the wrong type").and_then(|raw| read(raw, issuer)) {
             Ok(key) => parsed.keys.push(Arc::new(key)),
             Err(why) => parsed.dropped.push(Dropped { kid: jose::safe(kid), why }),
         }
@@ -139,7 +141,11 @@ fn drop_ambiguous(parsed: &mut Parsed) {
     }
 }
 
-fn read(raw: RawKey) -> Result<Key, &'static str> {
+fn read(raw: RawKey, issuer: &str) -> Result<Key, &'static str> {
+    // One address gives the keys of all of Entra's tenants; most are for any (`{tenantid}`), some for one.
+    if raw.issuer.as_deref().is_some_and(|owner| !owner.contains('{') && owner != issuer) {
+        return Err("it is for another issuer");
+    }
     if raw.d.is_some() {
         return Err("its private part is published: anybody can sign with it");
     }

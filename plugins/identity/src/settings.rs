@@ -102,7 +102,7 @@ pub(crate) fn compile(config: &IssuerConfig, env: &Env) -> Result<(Settings, Key
                 return Err(ConfigError::new(format!("`{key}` has no effect with `jwks_file`: nothing is fetched")).at(*key));
             }
             let bytes = env.read(path).map_err(|error| error.at("jwks_file"))?;
-            let parsed = jwks::parse(&bytes)
+            let parsed = jwks::parse(&bytes, issuer)
                 .map_err(|error| ConfigError::new(format!("{path} gives no keys: {error}")).at("jwks_file"))?;
             KeyOrigin::File(parsed)
         }
@@ -197,7 +197,7 @@ impl Network<'_> {
         let client = Client::new(roots.as_deref(), trust)
             .map_err(|error| ConfigError::new(format!("the CAs cannot be used: {error}")).at("ca"))?;
         let source = if key == "jwks_uri" {
-            Source::Keys { url, client }
+            Source::Keys { url, issuer: Arc::from(self.issuer), client }
         } else {
             Source::Discovery { document: url, issuer: Arc::from(self.issuer), client }
         };

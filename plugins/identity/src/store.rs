@@ -65,6 +65,7 @@ pub(crate) enum Source {
     },
     Keys {
         url: Url,
+        issuer: Arc<str>,
         client: Client,
     },
     /// Given once: a file, or the key set of `explain`. Never asked for, never old.
@@ -322,11 +323,11 @@ impl KeyStore {
     }
 
     async fn fetch(&self, pace: &Pace) -> Result<Answer, FetchError> {
-        let (client, url) = match &self.source {
+        let (client, issuer, url) = match &self.source {
             Source::Given => return Ok(Answer::Unchanged { max_age: None }),
-            Source::Keys { url, client } => (client, url.clone()),
+            Source::Keys { url, issuer, client } => (client, issuer, url.clone()),
             Source::Discovery { document, issuer, client } => {
-                (client, self.discovered_address(document, issuer, client, pace).await?)
+                (client, issuer, self.discovered_address(document, issuer, client, pace).await?)
             }
         };
         let etag = {
@@ -337,8 +338,8 @@ impl KeyStore {
         match client.get(&url, etag.as_deref(), pace.timeout).await? {
             Fetched::NotModified { max_age } => Ok(Answer::Unchanged { max_age }),
             Fetched::Fresh { body, etag, max_age } => {
-                let parsed =
-                    jwks::parse(&body).map_err(|error| FetchError::Unusable { url: url.clone(), cause: error.to_string() })?;
+                let parsed = jwks::parse(&body, issuer)
+                    .map_err(|error| FetchError::Unusable { url: url.clone(), cause: error.to_string() })?;
                 let etag = etag.map(|etag| (url, etag));
                 Ok(Answer::Keys { parsed, etag, max_age })
             }

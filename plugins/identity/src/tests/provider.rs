@@ -1,0 +1,178 @@
+//! An identity provider on a real socket that misbehaves as told, and counts what it is asked.
+
+use super::signer::{Signer, jwks};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+#[derive(Clone)]
+pub(crate) enum Answer {
+    Json(String),
+    /// With an ETag: `304` to whoever has it.
+    Tagged(String, &'static str),
+    Typed(String, &'static str),
+    Status(u16),
+    Redirect(String),
+    Huge,
+    Hang,
+}
+
+#[derive(Default)]
+pub(crate) struct Asked {
+    pub documents: usize,
+    pub keys: usize,
+    pub not_modified: usize,
+}
+
+struct Script {
+    document: Answer,
+    keys: Answer,
+    asked: Asked,
+}
+
+pub(crate) struct Provider {
+    pub address: SocketAddr,
+    script: Arc<Mutex<Script>>,
+    /// While closed, key requests wait: a test can see who piles up behind one fetch.
+    gate: watch::Sender<bool>,
+    server: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl Provider {
+    pub async fn start(signers: &[&Signer]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let document = format!(r#"{{"issuer":"http://{address}","jwks_uri":"http://{address}/keys"}}"#);
+        let keys: Vec<_> = signers.iter().map(|signer| signer.jwk()).collect();
+        let script = Script { document: Answer::Json(document), keys: Answer::Json(jwks(&keys)), asked: Asked::default() };
+        let (gate, _) = watch::channel(true);
+        let mut provider = Self { address, script: Arc::new(Mutex::new(script)), gate, server: None };
+        provider.serve(listener);
+        provider
+    }
+
+    pub fn issuer(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    fn serve(&mut self, listener: TcpListener) {
+        let (script, gate) = (Arc::clone(&self.script), self.gate.subscribe());
+        self.server = Some(tokio::spawn(async move {
+            // Connections end with the server.
+            let mut connections = tokio::task::JoinSet::new();
+            loop {
+                let Ok((stream, _)) = listener.accept().await else { return };
+                let (script, gate) = (Arc::clone(&script), gate.clone());
+                connections.spawn(async move {
+                    let service = service_fn(move |request| answer(Arc::clone(&script), gate.clone(), request));
+                    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                });
+            }
+        }));
+    }
+
+    /// Nothing listens any more.
+    pub async fn stop(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.abort();
+            let _ = server.await;
+        }
+    }
+
+    pub async fn restart(&mut self) {
+        self.stop().await;
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(self.address).unwrap();
+        self.serve(socket.listen(16).unwrap());
+    }
+
+    pub fn publish(&self, signers: &[&Signer]) {
+        let keys: Vec<_> = signers.iter().map(|signer| signer.jwk()).collect();
+        self.answer_keys(Answer::Json(jwks(&keys)));
+    }
+
+    pub fn answer_keys(&self, answer: Answer) {
+        self.script.lock().keys = answer;
+    }
+
+    pub fn answer_document(&self, answer: Answer) {
+        self.script.lock().document = answer;
+    }
+
+    pub fn close_gate(&self) {
+        self.gate.send_replace(false);
+    }
+
+    pub fn open_gate(&self) {
+        self.gate.send_replace(true);
+    }
+
+    pub fn key_fetches(&self) -> usize {
+        self.script.lock().asked.keys
+    }
+
+    pub fn document_fetches(&self) -> usize {
+        self.script.lock().asked.documents
+    }
+
+    pub fn not_modified(&self) -> usize {
+        self.script.lock().asked.not_modified
+    }
+}
+
+impl Drop for Provider {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.abort();
+        }
+    }
+}
+
+async fn answer(
+    script: Arc<Mutex<Script>>,
+    mut gate: watch::Receiver<bool>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let for_keys = request.uri().path() == "/keys";
+    let answer = {
+        let mut script = script.lock();
+        if for_keys {
+            script.asked.keys += 1;
+            script.keys.clone()
+        } else {
+            script.asked.documents += 1;
+            script.document.clone()
+        }
+    };
+    if for_keys {
+        let _ = gate.wait_for(|open| *open).await;
+    }
+    let builder = Response::builder();
+    Ok(match answer {
+        Answer::Json(body) => builder.header("content-type", "application/json").body(Full::from(body)),
+        Answer::Typed(body, content_type) => builder.header("content-type", content_type).body(Full::from(body)),
+        Answer::Tagged(body, tag) => {
+            if request.headers().get("if-none-match").is_some_and(|given| given == tag) {
+                script.lock().asked.not_modified += 1;
+                builder.status(304).body(Full::default())
+            } else {
+                builder.header("etag", tag).body(Full::from(body))
+            }
+        }
+        Answer::Status(status) => builder.status(status).body(Full::from("<html>oops</html>")),
+        Answer::Redirect(to) => builder.status(302).header("location", to).body(Full::default()),
+        Answer::Huge => builder.body(Full::from(vec![b' '; crate::fetch::MOST_BYTES + 1])),
+        Answer::Hang => std::future::pending().await,
+    }
+    .unwrap())
+}
