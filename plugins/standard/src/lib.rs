@@ -71,6 +71,20 @@ mod tests {
     }
 
     #[test]
+    fn the_filters_of_the_published_configurations_are_read_as_they_stand() {
+        for (name, yaml) in [
+            ("ip_allow", "{ allow: [127.0.0.0/8, \"::1/128\"] }"),
+            ("oidc", "{ issuer: main, scopes: [\"api:read\"] }"),
+            ("identity_headers", "headers: { x-user: sub, x-roles: roles, x-scope: scope }\nforward_token: false\n"),
+            ("client_cert", "{ require: true, san_dns: [\"*.partner.example\"] }"),
+            ("identity_headers", "{ headers: { x-client-cert-subject: cert.subject, x-client-cert-sha256: cert.sha256 } }"),
+        ] {
+            let pending = decode(table().get(name).unwrap(), yaml).unwrap_or_else(|error| panic!("{name}: {error}"));
+            pending(&test_support::env()).map(|_| ()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+    }
+
+    #[test]
     fn every_key_is_described() {
         let mut generator = schemars::SchemaGenerator::default();
         for factory in table().iter() {
