@@ -4,11 +4,11 @@ use portcullis_plugin::{Headers, RequestHead};
 
 /// The bearer token of a request, once `oidc` has verified it and taken it out of the request's headers. It has no
 /// `Debug`, so that it ends up in no log.
-pub(crate) struct VerifiedToken(Box<str>);
+pub(crate) struct VerifiedToken(String);
 
 impl VerifiedToken {
-    pub(crate) fn new(token: &str) -> Self {
-        Self(token.into())
+    pub(crate) fn new(token: String) -> Self {
+        Self(token)
     }
 
     /// For the upstream, and for another filter that verifies it.
@@ -216,6 +216,17 @@ mod tests {
         let mut fields = headers(&[("Authorization", "BEARER a"), ("authorization", "Basic b"), ("authorization", "bearer")]);
         remove(&mut fields);
         assert_eq!(crate::test_support::values(&fields, "authorization"), ["Basic b"]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_a_token_has_only_its_alphabet(value in proptest::collection::vec(0x20_u8.., 0..60)) {
+            let mut fields = Headers::new();
+            let value = [b"Bearer ".as_slice(), &value].concat();
+            if fields.append("authorization", &value).is_ok() && let Presented::Token(token) = read(&fields) {
+                proptest::prop_assert!(token.bytes().all(|b| b.is_ascii_graphic() && !b",;\"\\".contains(&b)));
+            }
+        }
     }
 
     #[test]

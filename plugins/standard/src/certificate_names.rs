@@ -488,4 +488,16 @@ mod tests {
             assert!(!dn(pattern, name), "{pattern} against {name}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_distinguished_name_is_too_odd_to_read(name in ".*", odd in "[A-Za-z0-9=,+;*# \\\\\"]{0,40}") {
+            for name in [name, odd] {
+                if let Ok(pattern) = name.parse::<DnPattern>() {
+                    // Whatever can be written matches itself, unless it is a pattern whose `*` is no value.
+                    proptest::prop_assert!(pattern.matches(&name));
+                }
+            }
+        }
+    }
 }

@@ -193,7 +193,7 @@ mod tests {
     use serde_json::json;
 
     fn holds(name: &str, values: &str, claims: Value) -> bool {
-        let values: AnyOf = serde_yaml::from_str(values).unwrap();
+        let values: AnyOf = crate::test_support::read(values).unwrap();
         ClaimRule::new(name.to_owned(), values).unwrap().holds(claims.as_object().unwrap())
     }
 
@@ -238,6 +238,6 @@ mod tests {
         let rule = ClaimRule::new("a".into(), AnyOf(vec![])).unwrap();
         let observed = rule.observed(json!({ "a": "é".repeat(500) }).as_object().unwrap());
         assert!(observed.chars().count() < 90 && observed.ends_with('…'));
-        assert!(serde_yaml::from_str::<AnyOf>("1.5").is_err() && serde_yaml::from_str::<AnyOf>("{ a: b }").is_err());
+        assert!(crate::test_support::read::<AnyOf>("1.5").is_err() && crate::test_support::read::<AnyOf>("{ a: b }").is_err());
     }
 }

@@ -14,7 +14,7 @@
 //! A certificate that passes becomes the principal (method `certificate`), unless an earlier filter has set one.
 
 use crate::certificate_names::{DnPattern, DnsPattern, EmailPattern, Fingerprint, SpiffePattern, UriName};
-use crate::text::given;
+use crate::text::{first_few, given};
 use portcullis_plugin::units::OneOrMany;
 use portcullis_plugin::{
     Build, CertificateFacts, CertificateStatus, ConfigError, Env, Exchange, Filter, Finding, Needs, Principal, RequestHead,
@@ -22,7 +22,7 @@ use portcullis_plugin::{
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::sync::Arc;
 
 /// What is asked of a client certificate. Lists have at least one entry.
@@ -72,8 +72,32 @@ struct Rule {
     /// The configuration's key.
     key: &'static str,
     expected: String,
-    names: fn(&CertificateFacts) -> Vec<&str>,
+    names: fn(&CertificateFacts) -> Names<'_>,
     matches: Box<dyn Fn(&str) -> bool + Send + Sync>,
+}
+
+/// The names of one kind that a certificate carries.
+enum Names<'a> {
+    One(Option<&'a str>),
+    Many(&'a [String]),
+}
+
+impl Names<'_> {
+    fn any(&self, test: &dyn Fn(&str) -> bool) -> bool {
+        match self {
+            Self::One(name) => name.is_some_and(test),
+            Self::Many(names) => names.iter().any(|name| test(name)),
+        }
+    }
+}
+
+impl fmt::Display for Names<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&match self {
+            Self::One(name) => first_few(*name, 1),
+            Self::Many(names) => first_few(*names, names.len()),
+        })
+    }
 }
 
 pub struct ClientCert {
@@ -89,21 +113,15 @@ impl Build for ClientCert {
     fn build(config: Config, _env: &Env) -> Result<Self, ConfigError> {
         let Config { require, subject, san_dns, san_uri, san_email, issuer, fingerprint_sha256, spiffe_id } = config;
         let mut rules = Vec::new();
-        add(&mut rules, "subject", subject, DnPattern::matches, |facts| vec![&facts.subject])?;
-        add(&mut rules, "san_dns", san_dns, DnsPattern::matches, |facts| texts(&facts.san_dns))?;
-        add(&mut rules, "san_uri", san_uri, UriName::matches, |facts| texts(&facts.san_uri))?;
-        add(&mut rules, "san_email", san_email, EmailPattern::matches, |facts| texts(&facts.san_email))?;
-        add(&mut rules, "issuer", issuer, DnPattern::matches, |facts| vec![&facts.issuer])?;
-        add(&mut rules, "fingerprint_sha256", fingerprint_sha256, Fingerprint::matches, |facts| vec![&facts.sha256])?;
-        add(&mut rules, "spiffe_id", spiffe_id, SpiffePattern::matches, |facts| {
-            facts.spiffe_id.as_deref().into_iter().collect()
-        })?;
+        add(&mut rules, "subject", subject, DnPattern::matches, |facts| Names::One(Some(&facts.subject)))?;
+        add(&mut rules, "san_dns", san_dns, DnsPattern::matches, |facts| Names::Many(&facts.san_dns))?;
+        add(&mut rules, "san_uri", san_uri, UriName::matches, |facts| Names::Many(&facts.san_uri))?;
+        add(&mut rules, "san_email", san_email, EmailPattern::matches, |facts| Names::Many(&facts.san_email))?;
+        add(&mut rules, "issuer", issuer, DnPattern::matches, |facts| Names::One(Some(&facts.issuer)))?;
+        add(&mut rules, "fingerprint_sha256", fingerprint_sha256, Fingerprint::matches, |facts| Names::One(Some(&facts.sha256)))?;
+        add(&mut rules, "spiffe_id", spiffe_id, SpiffePattern::matches, |facts| Names::One(facts.spiffe_id.as_deref()))?;
         Ok(Self { require, rules })
     }
-}
-
-fn texts(names: &[String]) -> Vec<&str> {
-    names.iter().map(String::as_str).collect()
 }
 
 fn add<P: Display + Send + Sync + 'static>(
@@ -111,7 +129,7 @@ fn add<P: Display + Send + Sync + 'static>(
     key: &'static str,
     patterns: Option<OneOrMany<P>>,
     matches: fn(&P, &str) -> bool,
-    names: fn(&CertificateFacts) -> Vec<&str>,
+    names: fn(&CertificateFacts) -> Names<'_>,
 ) -> Result<(), ConfigError> {
     let Some(OneOrMany(patterns)) = patterns else { return Ok(()) };
     if patterns.is_empty() {
@@ -119,7 +137,7 @@ fn add<P: Display + Send + Sync + 'static>(
             .help("name at least one, or leave the key out")
             .at(key));
     }
-    let expected = crate::text::first_few(&patterns, patterns.len());
+    let expected = first_few(&patterns, patterns.len());
     let matches = Box::new(move |name: &str| patterns.iter().any(|pattern| matches(pattern, name)));
     rules.push(Rule { key, expected, names, matches });
     Ok(())
@@ -172,9 +190,9 @@ impl ClientCert {
         let mut all = true;
         for rule in &self.rules {
             let names = (rule.names)(facts);
-            let ok = names.iter().any(|name| (rule.matches)(name));
+            let ok = names.any(&rule.matches);
             all &= exchange.check(rule.key, reason::CERT_NAME_MISMATCH, ok, || {
-                Finding::new(format!("one of {}", rule.expected), crate::text::first_few(&names, names.len()))
+                Finding::new(format!("one of {}", rule.expected), names.to_string())
             });
         }
         if !all {

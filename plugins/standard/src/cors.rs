@@ -4,9 +4,10 @@
 //! - cors: { origins: ["https://app.example.com"], methods: [GET, POST], headers: [content-type, authorization], max_age: 10m }
 //! ```
 //!
-//! Put it before filters that authenticate: a preflight has no credentials. A preflight is answered here, with 204 or,
-//! if it asks for anything that is not listed, with 403. Other requests go on; only what the browser lets the page read
-//! depends on their origin. The upstream's own `Access-Control-*` headers are replaced, so that there is one policy.
+//! Put it before filters that authenticate, and allow `OPTIONS` if the route's `match` names methods: a preflight is an
+//! `OPTIONS` request without credentials. It is answered here, with 204 or, if it asks for anything that is not listed,
+//! with 403. Other requests go on; only what the browser lets the page read depends on their origin. The upstream's own
+//! `Access-Control-*` headers are replaced, so that there is one policy.
 //!
 //! Origins compare to the letter. CORS protects readers of a response, not the route: use an authenticating filter for
 //! that.
@@ -252,7 +253,10 @@ impl Filter for Cors {
     }
 
     fn needs(&self) -> Needs {
-        Needs::default()
+        Needs {
+            summary: Some(format!("cors({})", crate::text::first_few(&self.origins, self.origins.len()))),
+            ..Needs::default()
+        }
     }
 }
 
@@ -292,6 +296,9 @@ impl Cors {
                 return Verdict::Fault(FilterError::new(format!("the preflight cannot be answered: {error}")));
             }
         }
+        if let Err(error) = self.mark(&mut reply.headers, granted) {
+            return Verdict::Fault(FilterError::new(format!("the preflight cannot be answered: {error}")));
+        }
         Verdict::Respond(reply)
     }
 
@@ -305,7 +312,7 @@ impl Cors {
             .collect()
     }
 
-    /// On every response of the route, also on the answer to a preflight, which has its own headers already.
+    /// On every response of the route. The answer to a preflight has all that it needs already, and stays the same.
     fn mark(&self, headers: &mut Headers, granted: Option<&str>) -> Result<(), HeaderError> {
         // The names that the answer to a preflight has; an upstream's are not kept.
         let ours = |name: &str| {

@@ -3,6 +3,9 @@
 use portcullis_plugin::ConfigError;
 use portcullis_plugin::headers::{FRAMING, is_name, is_value_byte};
 
+/// Beside [`FRAMING`]: what the gateway takes off a request and answers or sends itself.
+const OF_ONE_HOP: &[&str] = &["expect", "http2-settings"];
+
 /// Refuses what is not a header name, and what the gateway itself sets.
 pub(crate) fn check_name(name: &str) -> Result<(), ConfigError> {
     if !is_name(name.as_bytes()) {
@@ -10,7 +13,7 @@ pub(crate) fn check_name(name: &str) -> Result<(), ConfigError> {
             ConfigError::new(format!("`{name}` is not a header name")).help("letters, digits and -, without spaces or colon")
         );
     }
-    if is_one_of(name, FRAMING) {
+    if is_one_of(name, FRAMING) || is_one_of(name, OF_ONE_HOP) {
         return Err(ConfigError::new(format!("the gateway itself sets `{name}`: it frames the message or belongs to one hop"))
             .help("leave it out"));
     }

@@ -12,8 +12,8 @@
 use crate::header_rules::{check_name, check_value, is_one_of};
 use portcullis_plugin::units::OneOrMany;
 use portcullis_plugin::{
-    Build, ConfigError, Env, Exchange, Filter, FilterError, Finding, HeaderError, Headers, Needs, RequestHead, ResponseHead,
-    Verdict, reason,
+    Build, ConfigError, Env, Exchange, Filter, FilterError, Finding, HeaderError, Headers, RequestHead, ResponseHead, Verdict,
+    reason,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -154,10 +154,6 @@ impl Filter for EditHeaders {
             Ok(()) => Verdict::Continue,
             Err(error) => Verdict::Fault(FilterError::new(format!("the response's headers cannot be edited: {error}"))),
         }
-    }
-
-    fn needs(&self) -> Needs {
-        Needs::default()
     }
 }
 

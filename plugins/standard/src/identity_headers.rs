@@ -18,7 +18,7 @@
 //! token back; otherwise a request on this route goes on without any bearer token, verified or not.
 
 use crate::bearer::{self, VerifiedToken};
-use crate::header_rules::{check_name, folded, is_one_of};
+use crate::header_rules::{check_name, folded, is_look_alike, is_one_of};
 use portcullis_plugin::attribute::AttributeValue;
 use portcullis_plugin::error::unknown_name;
 use portcullis_plugin::units::ByteSize;
@@ -38,7 +38,6 @@ const RESERVED: &[&str] = &[
     "content-type",
     "cookie",
     "date",
-    "expect",
     "forwarded",
     "origin",
     "proxy-authenticate",
@@ -49,7 +48,9 @@ const RESERVED: &[&str] = &[
     "x-forwarded-for",
     "x-forwarded-host",
     "x-forwarded-port",
+    "x-forwarded-prefix",
     "x-forwarded-proto",
+    "x-forwarded-server",
 ];
 
 /// Which facts about the caller the upstream gets.
@@ -157,10 +158,9 @@ fn check_names(headers: &BTreeMap<String, Attribute>) -> Result<(), ConfigError>
 
 impl Filter for IdentityHeaders {
     fn request(&self, request: &mut RequestHead, exchange: &mut Exchange) -> Verdict {
-        // All of them first: no way out of here may leave a client's own copy in place.
-        for header in &self.headers {
-            request.headers_mut().remove(&header.name);
-        }
+        // All of them first: no way out of here may leave a client's own copy in place. The gateway has done the same
+        // before, on every route; this holds wherever else the filter is run.
+        request.headers_mut().retain(|name, _| !self.headers.iter().any(|header| is_look_alike(name, &header.name)));
         if !self.forward_token {
             bearer::remove(request.headers_mut());
         }

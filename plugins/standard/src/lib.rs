@@ -51,15 +51,36 @@ pub fn table() -> FilterTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use portcullis_plugin::filter::Pending;
+
+    fn decode(factory: &FilterFactory, yaml: &str) -> Result<Pending, String> {
+        let options = serde_saphyr::options! { strict_booleans: true };
+        serde_saphyr::with_deserializer_from_str_with_options(yaml, options, |deserializer| {
+            let mut erased = <dyn erased_serde::Deserializer<'_>>::erase(deserializer);
+            factory.decode(&mut erased).map_err(serde::de::Error::custom)
+        })
+        .map_err(|error: serde_saphyr::Error| error.to_string())
+    }
 
     #[test]
     fn every_example_is_a_configuration_that_can_be_built() {
         for factory in table().iter() {
-            let deserializer = serde_yaml::Deserializer::from_str(factory.example);
-            let pending = factory
-                .decode(&mut <dyn erased_serde::Deserializer<'_>>::erase(deserializer))
-                .unwrap_or_else(|error| panic!("{}: {error}", factory.name));
+            let pending = decode(factory, factory.example).unwrap_or_else(|error| panic!("{}: {error}", factory.name));
             pending(&test_support::env()).map(|_| ()).unwrap_or_else(|error| panic!("{}: {error}", factory.name));
+        }
+    }
+
+    #[test]
+    fn the_filters_of_the_published_configurations_are_read_as_they_stand() {
+        for (name, yaml) in [
+            ("ip_allow", "{ allow: [127.0.0.0/8, \"::1/128\"] }"),
+            ("oidc", "{ issuer: main, scopes: [\"api:read\"] }"),
+            ("identity_headers", "headers: { x-user: sub, x-roles: roles, x-scope: scope }\nforward_token: false\n"),
+            ("client_cert", "{ require: true, san_dns: [\"*.partner.example\"] }"),
+            ("identity_headers", "{ headers: { x-client-cert-subject: cert.subject, x-client-cert-sha256: cert.sha256 } }"),
+        ] {
+            let pending = decode(table().get(name).unwrap(), yaml).unwrap_or_else(|error| panic!("{name}: {error}"));
+            pending(&test_support::env()).map(|_| ()).unwrap_or_else(|error| panic!("{name}: {error}"));
         }
     }
 
@@ -81,9 +102,8 @@ mod tests {
     fn no_filter_takes_a_key_it_does_not_know() {
         for factory in table().iter() {
             let yaml = format!("{{ no_such_key: 1, {}", factory.example.trim_start_matches('{'));
-            let deserializer = serde_yaml::Deserializer::from_str(&yaml);
-            let decoded = factory.decode(&mut <dyn erased_serde::Deserializer<'_>>::erase(deserializer));
-            assert!(decoded.err().is_some_and(|error| error.to_string().contains("no_such_key")), "{}", factory.name);
+            let decoded = decode(factory, &yaml);
+            assert!(decoded.err().is_some_and(|error| error.contains("no_such_key")), "{}", factory.name);
         }
     }
 }

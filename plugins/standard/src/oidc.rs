@@ -172,7 +172,7 @@ impl Filter for Oidc {
         match issuer.verify(&token, exchange) {
             Verification::Verified(verified) => {
                 let token = token.into_owned();
-                rules.finish(&verified, &token, request, exchange)
+                rules.finish(&verified, token, request, exchange)
             }
             Verification::Refused(reason) => rules.deny(reason, request),
             Verification::Wait(keys) => {
@@ -180,7 +180,7 @@ impl Filter for Oidc {
                 Verdict::wait(async move {
                     keys.await;
                     let resume: Resume = Box::new(move |request, exchange| match issuer.verify_after_wait(&token, exchange) {
-                        Ok(verified) => rules.finish(&verified, &token, request, exchange),
+                        Ok(verified) => rules.finish(&verified, token, request, exchange),
                         Err(reason) => rules.deny(reason, request),
                     });
                     resume
@@ -224,7 +224,7 @@ impl Rules {
     fn finish(
         &self,
         verified: &portcullis_identity::VerifiedToken,
-        token: &str,
+        token: String,
         request: &mut RequestHead,
         exchange: &mut Exchange,
     ) -> Verdict {

@@ -9,7 +9,7 @@
 
 use crate::header_rules::{check_name, is_look_alike, is_one_of};
 use portcullis_plugin::{
-    Build, ConfigError, Env, Exchange, Filter, FilterError, Finding, Headers, Needs, RequestHead, ResponseHead, Verdict, reason,
+    Build, ConfigError, Env, Exchange, Filter, FilterError, Finding, Headers, RequestHead, ResponseHead, Verdict, reason,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -104,10 +104,6 @@ impl Filter for RequestId {
             Ok(()) => Verdict::Continue,
             Err(error) => Verdict::Fault(FilterError::new(format!("the request id cannot be added: {error}"))),
         }
-    }
-
-    fn needs(&self) -> Needs {
-        Needs::default()
     }
 }
 

@@ -215,8 +215,14 @@ fn issuers(env: &Env) -> Arc<Issuers> {
     Issuers::offline(&configs.into(), env, None).unwrap()
 }
 
+/// Reads YAML with the library and the options of the gateway.
+pub fn read<T: serde::de::DeserializeOwned>(yaml: &str) -> Result<T, String> {
+    let options = serde_saphyr::options! { strict_booleans: true };
+    serde_saphyr::from_str_with_options(yaml, options).map_err(|error| error.to_string())
+}
+
 pub fn build_in<F: Build>(env: &Env, yaml: &str) -> Result<F, String> {
-    let config: F::Config = serde_yaml::from_str(yaml).map_err(|error| error.to_string())?;
+    let config: F::Config = read(yaml)?;
     F::build(config, env).map_err(|error| error.to_string())
 }
 

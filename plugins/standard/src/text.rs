@@ -54,7 +54,7 @@ pub(crate) fn first_few<T: ToString>(items: impl IntoIterator<Item = T>, total: 
     const SHOWN: usize = 4;
     let shown: Vec<String> = items.into_iter().take(SHOWN).map(|item| item.to_string()).collect();
     match total.saturating_sub(shown.len()) {
-        0 if shown.is_empty() => "none".to_owned(),
+        _ if shown.is_empty() => "none".to_owned(),
         0 => shown.join(", "),
         more => format!("{} and {more} more", shown.join(", ")),
     }
