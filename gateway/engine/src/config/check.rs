@@ -19,7 +19,9 @@ const MIN_HEADER_BYTES: u64 = 1024;
 pub fn check(raw: &Config, findings: &mut Findings) {
     let Config { include: _, listeners, admin, trusted_proxies: _, access_log, issuers, pools, routes, shutdown } = raw;
     if listeners.is_empty() {
-        findings.error(ConfigError::new("no listener is configured").help("add one: `listeners: [{ name: http, address: 127.0.0.1:8080 }]`"));
+        findings.error(
+            ConfigError::new("no listener is configured").help("add one: `listeners: [{ name: http, address: 127.0.0.1:8080 }]`"),
+        );
     }
     findings.within("listeners", |findings| {
         unique_names(listeners.iter().map(|listener| listener.name.as_str()), "listener", findings);
@@ -62,8 +64,9 @@ pub fn check_filter_order<'a>(
         authenticated |= needs.authenticates;
         let later = filters.iter().skip(index + 1).find(|(_, needs)| needs.authenticates);
         if let (true, false, Some((later, _))) = (needs.reads_identity, authenticated, later) {
-            let warning = ConfigError::new(format!("`{name}` reads who is calling, and `{later}`, which finds it out, comes after it"))
-                .help(format!("put `{later}` before `{name}`"));
+            let warning =
+                ConfigError::new(format!("`{name}` reads who is calling, and `{later}`, which finds it out, comes after it"))
+                    .help(format!("put `{later}` before `{name}`"));
             findings.warning(warning.at(*name).at(index).at("filters"));
         }
     }
@@ -110,7 +113,11 @@ fn takes_time(key: &str, value: TimeSpan, findings: &mut Findings) {
 fn absolute_path(key: &str, path: &str, findings: &mut Findings) {
     let clean = path.bytes().all(|b| b.is_ascii_graphic()) && !path.contains('#');
     if !path.starts_with('/') || !clean {
-        findings.refuse(key, format!("`{path}` is not a path"), "write it as it stands in a request: it begins with `/`, and spaces and non-ASCII are percent-encoded");
+        findings.refuse(
+            key,
+            format!("`{path}` is not a path"),
+            "write it as it stands in a request: it begins with `/`, and spaces and non-ASCII are percent-encoded",
+        );
     }
 }
 
@@ -118,7 +125,11 @@ fn check_listener(listener: &raw::Listener, findings: &mut Findings) {
     let raw::Listener { name: _, address: _, tls, proxy_protocol, h2c, filters: _, limits, normalise: _ } = listener;
     if let Some(tls) = tls {
         if *h2c {
-            findings.refuse("h2c", "`h2c` is HTTP/2 without TLS, and this listener has `tls`", "remove `h2c`: `tls.alpn` offers h2 by default");
+            findings.refuse(
+                "h2c",
+                "`h2c` is HTTP/2 without TLS, and this listener has `tls`",
+                "remove `h2c`: `tls.alpn` offers h2 by default",
+            );
         }
         findings.within("tls", |findings| check_tls(tls, findings));
     }
@@ -126,7 +137,11 @@ fn check_listener(listener: &raw::Listener, findings: &mut Findings) {
         && trust.is_empty()
     {
         findings.within("proxy_protocol", |findings| {
-            findings.refuse("trust", "nobody is trusted to send the header", "list the networks of the balancers in front, or remove `proxy_protocol`");
+            findings.refuse(
+                "trust",
+                "nobody is trusted to send the header",
+                "list the networks of the balancers in front, or remove `proxy_protocol`",
+            );
         });
     }
     findings.within("limits", |findings| check_limits(limits, findings));
@@ -135,7 +150,11 @@ fn check_listener(listener: &raw::Listener, findings: &mut Findings) {
 fn check_tls(tls: &raw::Tls, findings: &mut Findings) {
     let raw::Tls { certificates, client_auth, min_version: _, alpn } = tls;
     if certificates.is_empty() {
-        findings.refuse("certificates", "there is no certificate", "add one: `certificates: [{ cert: edge.pem, key: edge.key }]`");
+        findings.refuse(
+            "certificates",
+            "there is no certificate",
+            "add one: `certificates: [{ cert: edge.pem, key: edge.key }]`",
+        );
     }
     for (index, raw::Certificate { cert, key }) in certificates.iter().enumerate() {
         findings.within("certificates", |findings| {
@@ -280,9 +299,17 @@ fn check_backends(backends: &[raw::Backend], findings: &mut Findings) {
         findings.within("backends", |findings| {
             findings.within(index, |findings| {
                 if !is_host_and_port(address) {
-                    findings.refuse("address", format!("`{address}` is not an address with a port"), "write `host:port`, `10.0.0.1:8080` or `[2001:db8::1]:8080`");
+                    findings.refuse(
+                        "address",
+                        format!("`{address}` is not an address with a port"),
+                        "write `host:port`, `10.0.0.1:8080` or `[2001:db8::1]:8080`",
+                    );
                 } else if !seen.insert(address.to_ascii_lowercase()) {
-                    findings.refuse("address", format!("the backend `{address}` is listed twice"), "to give it a larger share, raise its `weight`");
+                    findings.refuse(
+                        "address",
+                        format!("the backend `{address}` is listed twice"),
+                        "to give it a larger share, raise its `weight`",
+                    );
                 }
                 max_requests.iter().for_each(|most| at_least_one("max_requests", *most, findings));
             });
@@ -318,7 +345,11 @@ fn check_hash_key(balance: raw::Balance, hash_key: Option<&str>, findings: &mut 
         return;
     };
     if balance != raw::Balance::Hash {
-        findings.refuse("hash_key", "`hash_key` has no effect without `balance: hash`", "add `balance: hash`, or remove `hash_key`");
+        findings.refuse(
+            "hash_key",
+            "`hash_key` has no effect without `balance: hash`",
+            "add `balance: hash`, or remove `hash_key`",
+        );
     }
     let name = key.strip_prefix("header.").or_else(|| key.strip_prefix("cookie."));
     if key != "client" && !name.is_some_and(is_token) {
@@ -357,7 +388,12 @@ fn check_health(health: &raw::Health, findings: &mut Findings) {
     }
 }
 
-fn check_routes(routes: &[raw::Route], listeners: &[raw::Listener], pools: &BTreeMap<String, raw::Pool>, findings: &mut Findings) {
+fn check_routes(
+    routes: &[raw::Route],
+    listeners: &[raw::Listener],
+    pools: &BTreeMap<String, raw::Pool>,
+    findings: &mut Findings,
+) {
     if routes.is_empty() {
         findings.warning(ConfigError::new("there is no route, so every request is answered with 404").at("routes"));
     }
@@ -377,7 +413,8 @@ fn check_routes(routes: &[raw::Route], listeners: &[raw::Listener], pools: &BTre
     for (index, listener) in listeners.iter().enumerate() {
         let served = routes.iter().any(|route| route.listeners.is_empty() || route.listeners.contains(&listener.name));
         if !served && !routes.is_empty() {
-            let message = format!("no route serves the listener `{}`, so every request to it is answered with 404", listener.name);
+            let message =
+                format!("no route serves the listener `{}`, so every request to it is answered with 404", listener.name);
             findings.warning(ConfigError::new(message).at("name").at(index).at("listeners"));
         }
     }
@@ -399,12 +436,14 @@ fn check_route<'r>(
         }
     }
     check_match(matches, findings);
-    let targets = [("pool", pool.is_some()), ("split", split.is_some()), ("redirect", redirect.is_some()), ("respond", respond.is_some())];
+    let targets =
+        [("pool", pool.is_some()), ("split", split.is_some()), ("redirect", redirect.is_some()), ("respond", respond.is_some())];
     let given: Vec<&str> = targets.iter().filter(|(_, given)| *given).map(|(key, _)| *key).collect();
     match given.as_slice() {
         [_] => {}
         [] => findings.error(
-            ConfigError::new(format!("the route `{name}` leads nowhere")).help("give it one of `pool`, `split`, `redirect` and `respond`"),
+            ConfigError::new(format!("the route `{name}` leads nowhere"))
+                .help("give it one of `pool`, `split`, `redirect` and `respond`"),
         ),
         [first, second, ..] => findings.refuse(
             *second,
@@ -478,7 +517,8 @@ fn check_redirect(redirect: &raw::Redirect, findings: &mut Findings) {
     }
     if scheme.is_none() && host.is_none() && port.is_none() && path.is_none() {
         findings.error(
-            ConfigError::new("the redirect leads back to the same place").help("change one of `scheme`, `host`, `port` and `path`"),
+            ConfigError::new("the redirect leads back to the same place")
+                .help("change one of `scheme`, `host`, `port` and `path`"),
         );
     }
     host.iter().for_each(|host| not_empty("host", host, findings));
@@ -514,7 +554,11 @@ fn check_respond(respond: &raw::Respond, findings: &mut Findings) {
             } else if lower == "content-type" {
                 findings.refuse(name.as_str(), "the content type has a key of its own", "use `content_type`");
             } else if !is_value(value) {
-                findings.refuse(name.as_str(), format!("the value of `{name}` has characters that a header cannot have"), "such as line breaks");
+                findings.refuse(
+                    name.as_str(),
+                    format!("the value of `{name}` has characters that a header cannot have"),
+                    "such as line breaks",
+                );
             }
         }
     });
@@ -530,7 +574,8 @@ fn check_reachable(routes: &[raw::Route], findings: &mut Findings) {
                 || (!route.listeners.is_empty() && route.listeners.iter().all(|name| first.listeners.contains(name)))
         };
         if let Some(first) = same.iter().find(covers) {
-            let message = format!("the route `{}` is never reached: `{}` before it matches the same requests", route.name, first.name);
+            let message =
+                format!("the route `{}` is never reached: `{}` before it matches the same requests", route.name, first.name);
             findings.warning(ConfigError::new(message).at("name").at(index));
         }
         same.push(route);

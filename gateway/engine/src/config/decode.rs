@@ -160,9 +160,8 @@ impl de::Error for DecodeError {
     fn custom<T: fmt::Display>(message: T) -> Self {
         // The standard library's own words, which name neither what is wrong nor what is right.
         match message.to_string().as_str() {
-            "invalid socket address syntax" => {
-                Self::new("this is not an IP address with a port").help("such as `127.0.0.1:8080`, `0.0.0.0:8080` or `[::1]:8080`")
-            }
+            "invalid socket address syntax" => Self::new("this is not an IP address with a port")
+                .help("such as `127.0.0.1:8080`, `0.0.0.0:8080` or `[::1]:8080`"),
             "invalid IP address syntax" => Self::new("this is not an IP address").help("such as `10.0.0.1` or `2001:db8::1`"),
             message => {
                 let mut error = Self::new(message);
@@ -307,12 +306,10 @@ impl<'de, 'r> Decoder<'de, 'r> {
     fn mismatch(&self, expected: &str) -> DecodeError {
         let key = self.key.and_then(Node::scalar).map(|scalar| scalar.text.as_str());
         self.settle(match (&self.node.kind, key) {
-            (Kind::Null { implicit: true }, Some(key)) => {
-                DecodeError::new(format!("`{key}:` is empty")).help(match expected {
-                    "keys with values" => "give it keys with values (`{}` for none), or remove the key".to_owned(),
-                    _ => format!("give it {expected}, or remove the key"),
-                })
-            }
+            (Kind::Null { implicit: true }, Some(key)) => DecodeError::new(format!("`{key}:` is empty")).help(match expected {
+                "keys with values" => "give it keys with values (`{}` for none), or remove the key".to_owned(),
+                _ => format!("give it {expected}, or remove the key"),
+            }),
             (Kind::Null { implicit: true }, None) => DecodeError::new(format!("expected {expected}, found nothing")),
             (Kind::Null { implicit: false }, _) => DecodeError::new(format!("expected {expected}, found null")),
             (Kind::Scalar(scalar), _) => {
@@ -651,9 +648,11 @@ impl<'de, 'r> de::EnumAccess<'de> for Variant<'de, 'r> {
 impl<'de> Variant<'de, '_> {
     fn content(&self) -> Result<Self, DecodeError> {
         match self.entry {
-            Some(entry) => {
-                Ok(Self { parent: self.parent.child(&entry.value, Some(&entry.key), entry.key.id), name: self.name, entry: self.entry })
-            }
+            Some(entry) => Ok(Self {
+                parent: self.parent.child(&entry.value, Some(&entry.key), entry.key.id),
+                name: self.name,
+                entry: self.entry,
+            }),
             None => Err(self.parent.settle(DecodeError::new(format!("`{}` needs a value", self.name)))),
         }
     }

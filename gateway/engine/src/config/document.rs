@@ -255,7 +255,9 @@ fn syntax_fault(error: &ScanError, text: &str, source: SourceId) -> Fault {
         | ErrorKind::TabAtBlockScalarStart => fault.help(NO_TABS),
         ErrorKind::UnclosedQuotedScalar => fault.help("the quote that opens here is never closed"),
         ErrorKind::InvalidQuotedScalarIndent => fault.help("is a quote before this never closed?"),
-        ErrorKind::UnknownAnchor => fault.help("an alias `*name` needs an anchor `&name` before it; to begin a text with `*`, quote it"),
+        ErrorKind::UnknownAnchor => {
+            fault.help("an alias `*name` needs an anchor `&name` before it; to begin a text with `*`, quote it")
+        }
         _ if line.contains("${") => fault.help("within `{ … }` and `[ … ]`, write environment references in quotes: \"${NAME}\""),
         kind if kind.to_string().contains("a tab") => fault.help(NO_TABS),
         _ => fault,
@@ -368,7 +370,8 @@ impl Builder<'_> {
         }
         let span = self.span(at.tag_span().unwrap_or(at));
         self.faults.push(
-            Fault::new(format!("the tag `{}` has no meaning here", tag.original()), span).help("to begin a text with `!`, quote it"),
+            Fault::new(format!("the tag `{}` has no meaning here", tag.original()), span)
+                .help("to begin a text with `!`, quote it"),
         );
         false
     }
@@ -478,7 +481,8 @@ fn is_repeated(key: &Node, seen: &mut HashMap<String, Span>, faults: &mut Vec<Fa
             .help("repeat the keys, or use an alias for the whole value: what holds here should stand here"));
     }
     if let Some(first) = seen.get(&scalar.text) {
-        faults.push(Fault::new(format!("the key `{}` is given twice", scalar.text), key.span).related("first given here", *first));
+        faults
+            .push(Fault::new(format!("the key `{}` is given twice", scalar.text), key.span).related("first given here", *first));
         return Ok(true);
     }
     seen.insert(scalar.text.clone(), key.span);

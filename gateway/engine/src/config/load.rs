@@ -350,13 +350,7 @@ fn read(path: &Path) -> std::io::Result<Vec<u8>> {
 
 fn end_of(text: &str, source: SourceId) -> Span {
     let line = text.rsplit('\n').next().unwrap_or_default();
-    Span {
-        source,
-        start: text.len(),
-        end: text.len(),
-        line: text.matches('\n').count() + 1,
-        column: line.chars().count() + 1,
-    }
+    Span { source, start: text.len(), end: text.len(), line: text.matches('\n').count() + 1, column: line.chars().count() + 1 }
 }
 
 /// Whether `name` is of the pattern, in which `*` stands for any characters.
@@ -382,7 +376,9 @@ mod tests {
 
     #[test]
     fn a_star_stands_for_any_characters() {
-        for (pattern, name) in [("*.yaml", "a.yaml"), ("a*b*c", "abc"), ("a*b*c", "a1b2c"), ("*", "x"), ("routes-*.yml", "routes-.yml")] {
+        for (pattern, name) in
+            [("*.yaml", "a.yaml"), ("a*b*c", "abc"), ("a*b*c", "a1b2c"), ("*", "x"), ("routes-*.yml", "routes-.yml")]
+        {
             assert!(matches(pattern, name), "{pattern} {name}");
         }
         for (pattern, name) in [("*.yaml", "a.yml"), ("a*b*c", "acb"), ("a*a", "a"), ("*.yaml", "a.yaml~")] {
