@@ -6,9 +6,10 @@
 
 use super::decode;
 use super::diagnostic::{Diagnostic, Diagnostics, Severity, Sources};
-use super::document::{self, Entry, Fault, Kind, MAX_BYTES, Node, SourceId, Span};
+use super::document::{Entry, Fault, Kind, MAX_BYTES, Node, SourceId, Span};
 use super::environment::{self, Environment};
 use super::findings::Findings;
+use super::parse::parse;
 use super::raw;
 use portcullis_plugin::{ConfigError, FilterTable};
 use std::collections::HashMap;
@@ -264,7 +265,7 @@ impl<'a> Reader<'a> {
 
     /// Reads one text, and what it includes from `folder`, into the merged configuration.
     fn text(&mut self, text: &str, source: SourceId, folder: &Path) {
-        let Some(mut root) = document::parse(text, source, &mut self.faults) else { return };
+        let Some(mut root) = parse(text, source, &mut self.faults) else { return };
         environment::expand(&mut root, self.environment, &mut self.sources, &mut self.faults);
         let mark = root.mark();
         let Kind::Mapping(entries) = root.kind else {
