@@ -125,6 +125,7 @@ reasons! {
     CLIENT_GONE = "client.gone", 499, "The client went away before its response was complete.", "Nothing, unless there are many.";
     FILTER_FAULT = "filter.fault", 500, "A filter failed or panicked; the request was refused.", "See the log under the decision id: this is a bug in the filter.";
     GATEWAY_FAULT = "gateway.fault", 500, "The gateway itself failed.", "See the log under the decision id, and report it.";
+    GATEWAY_DRAINING = "gateway.draining", 503, "The gateway is stopping and takes no new request.", "The client tries again and reaches another replica.";
 }
 
 /// The row of `code`, if it is one of the gateway's own.

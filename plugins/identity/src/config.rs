@@ -1,22 +1,183 @@
-//! What a configuration says about an issuer.
+//! What a configuration says about an issuer. Durations are written with their unit (`30s`, `5m`, `24h`), sizes
+//! likewise (`16MiB`).
 
-use portcullis_plugin::units::TimeSpan;
+use crate::algorithm::Algorithm;
+use portcullis_plugin::units::{ByteSize, TimeSpan};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// Who issues tokens, and which of them are accepted.
+///
+/// The keys come from the issuer's discovery document (`issuer` + `/.well-known/openid-configuration`), unless
+/// `jwks_uri` or `jwks_file` says otherwise.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct IssuerConfig {
-    /// The issuer's identifier, exactly as it stands in a token's `iss`.
+    /// The issuer's identifier, exactly as it stands in a token's `iss`: a trailing slash matters.
     pub issuer: String,
-    /// A token must name at least one of these in its `aud`.
+    /// A token must name at least one of these in its `aud`. With `kind: cognito`, whose access tokens have no `aud`,
+    /// its `client_id`.
     pub audiences: Vec<String>,
-    /// How far clocks may differ. Default: 30s.
+    /// The signature algorithms that are accepted: RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA. What
+    /// a token says about itself never widens this list. Default: RS256, PS256, ES256, ES384, EdDSA.
+    #[serde(default = "default_algorithms")]
+    pub algorithms: Vec<Algorithm>,
+    /// The product that issues the tokens; it decides in which claims roles, groups, scopes and the client stand.
+    /// Default: `generic`.
+    #[serde(default)]
+    pub kind: IssuerKind,
+    /// Where facts stand in a token, if not where `kind` says.
+    #[serde(default)]
+    pub claims: ClaimPaths,
+    /// The accepted values of a token's `typ` header (RFC 9068); `absent` stands for a token without one. ID tokens and
+    /// logout tokens are refused in any case. Default: at+jwt, jwt, absent.
+    #[serde(default = "default_token_types")]
+    pub token_types: Vec<TokenType>,
+    /// How far the clocks of the issuer and of this machine may differ. At most 5m. Default: 30s.
     #[serde(default = "default_leeway")]
     pub leeway: TimeSpan,
+    /// The address of the discovery document, if it is not under `issuer`. Its `issuer` must still be the configured
+    /// one, to the letter.
+    pub discovery: Option<String>,
+    /// The address of the issuer's key set (JWKS), for an issuer without discovery document.
+    pub jwks_uri: Option<String>,
+    /// A file with the issuer's key set (JWKS). Nothing is fetched then; the file is read again when it changes.
+    pub jwks_file: Option<String>,
+    /// PEM file with the CAs that the issuer's HTTPS certificate must lead to. Default: the public CAs.
+    pub ca: Option<String>,
+    /// Allows `http://` to other hosts than this machine: whoever can change that traffic can then forge every token.
+    /// Default: false.
+    #[serde(default)]
+    pub insecure_http: bool,
+    /// How often the keys are fetched again. An answer with a shorter `Cache-Control: max-age` is fetched again after
+    /// that time, but not within 30s. Default: 5m.
+    pub refresh: Option<TimeSpan>,
+    /// How long known keys may be used when the issuer does not answer, counted from its last good answer; then requests
+    /// are refused with 503 and `issuer.unavailable`. At least `refresh`. Default: 24h.
+    pub max_stale: Option<TimeSpan>,
+    /// How long a key that the issuer no longer publishes is still accepted. Default: 0s; with `kind: entra` 15m, because
+    /// its servers answer with different sets from one fetch to the next.
+    pub retire_after: Option<TimeSpan>,
+    /// For one fetch, from the connection to the last byte. Default: 5s.
+    pub timeout: Option<TimeSpan>,
+    /// How long a request may wait for keys that it needs. Default: 2s.
+    pub max_wait: Option<TimeSpan>,
+    /// A token with an unknown key id causes a fetch out of turn. A few may follow each other at once, on average there
+    /// is one in this time at most; a fetch that brings new keys does not count. Default: 10s.
+    pub refetch_interval: Option<TimeSpan>,
+    /// Memory for tokens that have been verified, so that each is verified once. A token is never taken from there after
+    /// its `exp`, or once its key is no longer published. `0B` turns it off. Default: 16MiB.
+    #[serde(default = "default_cache")]
+    pub cache: ByteSize,
+}
+
+/// The product behind an issuer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum IssuerKind {
+    /// `scope` or `scp`; `roles`; `groups`; `client_id` or `azp`.
+    #[default]
+    Generic,
+    /// Roles of the realm (`realm_access`) and, of the clients named in `audiences`, their roles (`resource_access`).
+    Keycloak,
+    /// Microsoft Entra ID: `scp`, `roles`, `groups`, `azp` or `appid`.
+    Entra,
+    /// `scp` as a list, `cid`, `groups`.
+    Okta,
+    /// PingOne and PingFederate: `p1.permissions` as roles; tokens of applications have no `sub`, the `client_id` stands in.
+    Ping,
+    /// `permissions` as roles, `azp`.
+    Auth0,
+    /// Access tokens have no `aud`: their `client_id` is compared with `audiences`. `cognito:groups`.
+    Cognito,
+    /// Google issues JWTs only as ID tokens, so these are accepted.
+    Google,
+}
+
+/// Where facts stand in a token: the name of a claim, or the way to a member of it (`realm_access.roles`). A claim of
+/// the whole name wins over the way.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClaimPaths {
+    /// A list, or one value. Default: as `kind` says.
+    pub roles: Option<String>,
+    /// A list, or one value. Default: as `kind` says.
+    pub groups: Option<String>,
+    /// A list, or a text with spaces between scopes. Default: as `kind` says.
+    pub scopes: Option<String>,
+    /// Default: as `kind` says.
+    pub client_id: Option<String>,
+    /// Must be unique within the issuer and never change hands. Default: `sub`.
+    pub subject: Option<String>,
+}
+
+/// A value of a token's `typ` header, lower-case and without a leading `application/`; or `absent`.
+#[derive(Debug, Clone, PartialEq, Eq, JsonSchema)]
+#[schemars(with = "String")]
+pub struct TokenType(pub(crate) String);
+
+impl TokenType {
+    pub(crate) const ABSENT: &'static str = "absent";
+
+    /// As RFC 7515, section 4.1.9 compares: without case, and `application/` may be left out.
+    pub(crate) fn normalised(typ: &str) -> String {
+        let lower = typ.to_ascii_lowercase();
+        lower.strip_prefix("application/").map(str::to_owned).unwrap_or(lower)
+    }
+}
+
+impl<'de> Deserialize<'de> for TokenType {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        match TokenType::normalised(&name) {
+            typ if typ.is_empty() => Err(serde::de::Error::custom("an empty `typ`; write `absent` for tokens without one")),
+            typ if typ == "logout+jwt" || typ == "dpop+jwt" => {
+                Err(serde::de::Error::custom(format!("`{typ}` is no access token and is never accepted")))
+            }
+            typ => Ok(Self(typ)),
+        }
+    }
+}
+
+impl IssuerConfig {
+    /// With every default. For tests and for gateways that are configured by code.
+    pub fn new(issuer: impl Into<String>, audiences: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self {
+            issuer: issuer.into(),
+            audiences: audiences.into_iter().map(Into::into).collect(),
+            algorithms: default_algorithms(),
+            kind: IssuerKind::default(),
+            claims: ClaimPaths::default(),
+            token_types: default_token_types(),
+            leeway: default_leeway(),
+            discovery: None,
+            jwks_uri: None,
+            jwks_file: None,
+            ca: None,
+            insecure_http: false,
+            refresh: None,
+            max_stale: None,
+            retire_after: None,
+            timeout: None,
+            max_wait: None,
+            refetch_interval: None,
+            cache: default_cache(),
+        }
+    }
+}
+
+fn default_algorithms() -> Vec<Algorithm> {
+    vec![Algorithm::Rs256, Algorithm::Ps256, Algorithm::Es256, Algorithm::Es384, Algorithm::EdDsa]
+}
+
+fn default_token_types() -> Vec<TokenType> {
+    ["at+jwt", "jwt", TokenType::ABSENT].map(|typ| TokenType(typ.to_owned())).to_vec()
 }
 
 fn default_leeway() -> TimeSpan {
     TimeSpan::secs(30)
+}
+
+fn default_cache() -> ByteSize {
+    ByteSize(16 << 20)
 }

@@ -1,2 +1,44 @@
+//! Who is calling: issuers of tokens, their keys, the verification of tokens, and client certificates.
+//!
+//! In the order in which a token meets them:
+//!
+//! - [`config`]: what a configuration says about an issuer
+//! - [`issuers`]: the issuers of a configuration, and the tasks that keep their keys fresh
+//! - `jose`: a token's three parts, read strictly
+//! - `claims`: each check of what a token says, and `hints`: what probably went wrong
+//! - `store`: an issuer's keys, when to ask for them again, and how old they may be; on top of `fetch` (the one HTTP
+//!   client), `discovery`, `jwks` and `pace` (budgets and back-off)
+//! - [`verify`]: the verdict on a token, with the cache of verified ones
+//! - `mapping`: from claims to a principal
+//! - [`certificate`]: the verdict on a client certificate, and `distinguished_name`
+//!
+//! Nothing here knows of the proxy. Nothing needs a process-wide TLS provider either: aws-lc-rs is named wherever one
+//! is used.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+pub mod algorithm;
+mod cache;
+pub mod certificate;
+mod claims;
 pub mod config;
-pub use config::IssuerConfig;
+mod discovery;
+mod distinguished_name;
+mod fetch;
+mod hints;
+pub mod issuers;
+mod jose;
+mod jwks;
+mod mapping;
+mod pace;
+mod settings;
+mod store;
+pub mod verify;
+mod weak_rsa;
+
+#[cfg(test)]
+mod tests;
+
+pub use algorithm::Algorithm;
+pub use config::{ClaimPaths, IssuerConfig, IssuerKind, TokenType};
+pub use issuers::{Issuer, Issuers};
+pub use verify::{Verification, VerifiedToken};

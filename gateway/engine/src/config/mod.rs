@@ -3,17 +3,21 @@
 //! Every finding on the way becomes a [`diagnostic`] with its place.
 
 pub mod check;
+pub mod compile;
 pub mod decode;
 pub mod diagnostic;
 pub mod document;
 pub mod environment;
 pub mod filter_entry;
 pub mod findings;
+pub mod inspect;
 pub mod load;
 pub mod parse;
 pub mod raw;
 pub mod reference;
 pub mod schema;
+pub mod snapshot;
+
 
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use load::{Loaded, Loader, load, load_str};

@@ -1,0 +1,34 @@
+# `make demo` shows the product, `make test` runs every test. Both work on a machine that has only Rust.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run" || echo "test")
+
+.PHONY: help demo test check reference bench tools peers
+
+help: ## What can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: tools ## The whole product on this machine, explained
+	cargo run -q -p portcullis -- demo
+
+test: tools peers ## Every test; those against real peers run when the peer is there
+	cargo $(TEST) --workspace --all-targets --no-fail-fast
+	cargo test --workspace --doc
+
+check: tools ## What CI checks besides the tests
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+	scripts/reference.sh --check
+
+reference: tools ## Write docs/reference anew from the types
+	scripts/reference.sh
+
+bench: tools ## The comparison with nginx and HAProxy on this machine
+	benches/compare/run.sh
+
+tools:
+	@scripts/tools.sh
+
+peers:
+	@scripts/test-peers.sh

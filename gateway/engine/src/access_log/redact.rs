@@ -1,0 +1,435 @@
+//! Removes from a path or a query what looks like a secret, before anything of it is logged.
+//!
+//! When in doubt, it is removed: a log line that says less is a smaller loss than a credential in a log. What stays are
+//! ordinary names, numbers, words and UUIDs.
+
+use percent_encoding::percent_decode;
+use std::borrow::Cow;
+
+/// Stands in the place of what was removed.
+pub const REDACTED: &str = "[redacted]";
+
+/// A value may be encoded several times over, as in a redirect within a redirect.
+const MAX_DECODINGS: usize = 4;
+
+/// Names that say their value is a secret, when they are the whole name. Lower-case, without `-`, `_` and `.`.
+const NAMES: &[&str] = &[
+    "auth",
+    "code",
+    "codeverifier",
+    "devicecode",
+    "hmac",
+    "key",
+    "mac",
+    "nonce",
+    "otp",
+    "pass",
+    "pin",
+    "pwd",
+    "sid",
+    "sig",
+    "ticket",
+    "totp",
+    "usercode",
+];
+
+/// Parts of a name that say so wherever they stand in it.
+const PARTS: &[&str] = &[
+    "accesskey",
+    "apikey",
+    "assertion",
+    "authkey",
+    "authoriz",
+    "bearer",
+    "cookie",
+    "credential",
+    "csrf",
+    "jwt",
+    "passphrase",
+    "passw",
+    "privatekey",
+    "saml",
+    "secret",
+    "session",
+    "sessid",
+    "signature",
+    "signingkey",
+    "token",
+    "xsrf",
+];
+
+/// The path, with segments that look like a token and parameters (`;jsessionid=…`) that name a secret replaced. A target in
+/// absolute form loses its user and password.
+pub fn path(path: &[u8]) -> Cow<'_, [u8]> {
+    if !path.iter().any(|b| matches!(b, b'%' | b';' | b'@')) && !contains_token(path) {
+        return Cow::Borrowed(path);
+    }
+    let (head, rest) = split_user(path);
+    let rest: Cow<'_, [u8]> = rewrite(
+        rest,
+        |b| b == b'/',
+        |segment| {
+            let clean = rewrite(
+                segment,
+                |b| b == b';',
+                |part| match split_pair(part) {
+                    Some((name, _, _)) if names_a_secret(name) => Some(replaced(part)),
+                    _ if decodings(part).any(|text| contains_token(&text)) => Some(REDACTED.into()),
+                    _ => None,
+                },
+            );
+            matches!(clean, Cow::Owned(_)).then(|| clean.into_owned())
+        },
+    );
+    if head.is_empty() { rest } else { Cow::Owned([head, REDACTED.as_bytes(), b"@", &rest].concat()) }
+}
+
+/// The query, with every value that has a secret's name or a secret's looks replaced. Names, order and separators stay.
+pub fn query(query: &[u8]) -> Cow<'_, [u8]> {
+    rewrite(
+        query,
+        |b| b == b'&' || b == b';',
+        |part| match split_pair(part) {
+            // A name that looks like a secret is one too: `?eyJ…=`.
+            Some((name, _, value)) => {
+                if looks_secret(name) {
+                    Some(REDACTED.into())
+                } else {
+                    (!value.is_empty() && (names_a_secret(name) || looks_secret(value))).then(|| replaced(part))
+                }
+            }
+            None => looks_secret(part).then(|| REDACTED.into()),
+        },
+    )
+}
+
+/// `text` with each part between separators replaced by what `change` gives for it.
+fn rewrite(text: &[u8], separates: impl Fn(u8) -> bool, change: impl Fn(&[u8]) -> Option<Vec<u8>>) -> Cow<'_, [u8]> {
+    let mut out: Option<Vec<u8>> = None;
+    let mut start = 0;
+    for part in text.split(|b| separates(*b)) {
+        let changed = change(part);
+        if out.is_none() && changed.is_some() {
+            out = Some(text.get(..start).unwrap_or_default().to_vec());
+        }
+        let end = start + part.len();
+        if let Some(out) = &mut out {
+            out.extend_from_slice(changed.as_deref().unwrap_or(part));
+            out.extend_from_slice(text.get(end..=end).unwrap_or_default());
+        }
+        start = end + 1;
+    }
+    out.map_or(Cow::Borrowed(text), Cow::Owned)
+}
+
+/// `name=[redacted]`
+fn replaced(pair: &[u8]) -> Vec<u8> {
+    let name = split_pair(pair).map_or(&b""[..], |(name, _, _)| name);
+    [name, b"=", REDACTED.as_bytes()].concat()
+}
+
+fn split_pair(part: &[u8]) -> Option<(&[u8], u8, &[u8])> {
+    let at = memchr::memchr(b'=', part)?;
+    Some((part.get(..at)?, b'=', part.get(at + 1..)?))
+}
+
+/// `http://user:password@host/…` as `http://` and `host/…`; other targets whole, with nothing before.
+fn split_user(target: &[u8]) -> (&[u8], &[u8]) {
+    let authority = memchr::memmem::find(target, b"://").map_or(0, |at| at + 3);
+    let end = target[authority..].iter().position(|b| *b == b'/').map_or(target.len(), |at| authority + at);
+    match memchr::memrchr(b'@', &target[authority..end]) {
+        Some(at) => (&target[..authority], &target[authority + at + 1..]),
+        None => (b"", target),
+    }
+}
+
+/// `text` as it is, and what comes out as its percent-encoding is taken off again and again.
+fn decodings(text: &[u8]) -> impl Iterator<Item = Cow<'_, [u8]>> {
+    std::iter::successors(Some(Cow::Borrowed(text)), |text| {
+        let decoded = Cow::from(percent_decode(text)).into_owned();
+        (decoded.len() < text.len()).then_some(Cow::Owned(decoded))
+    })
+    .take(MAX_DECODINGS)
+}
+
+fn names_a_secret(name: &[u8]) -> bool {
+    decodings(name).any(|name| {
+        let folded: String =
+            name.iter().filter(|b| b.is_ascii_alphanumeric()).map(|b| char::from(b.to_ascii_lowercase())).collect();
+        NAMES.contains(&folded.as_str()) || PARTS.iter().any(|part| folded.contains(part))
+    })
+}
+
+fn looks_secret(value: &[u8]) -> bool {
+    decodings(value).any(|text| {
+        contains_token(&text) || has_scheme(&text) || has_named_secret(&text) || has_user(&text) || has_opaque_run(&text)
+    })
+}
+
+/// The start of a base64url-encoded JSON object, and enough after it to be one: a JWT, a JWE, or a session in a cookie's
+/// shape. Whether the rest is complete does not matter.
+fn contains_token(text: &[u8]) -> bool {
+    memchr::memmem::find_iter(text, b"eyJ").any(|at| {
+        let run = text.get(at..).unwrap_or_default();
+        run.iter().take_while(|b| is_base64(**b) || **b == b'.').count() >= 16
+    })
+}
+
+/// `Bearer …` and the like, or a PEM block.
+fn has_scheme(text: &[u8]) -> bool {
+    let starts = |scheme: &[u8]| text.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
+    [&b"bearer "[..], b"bearer+", b"basic ", b"basic+", b"dpop ", b"dpop+", b"-----begin"].into_iter().any(starts)
+}
+
+/// A secret's name followed by `=` or `:` within the value: a nested URL, or JSON.
+fn has_named_secret(text: &[u8]) -> bool {
+    let is_word = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+    let mut rest = text;
+    while let Some(start) = rest.iter().position(is_word) {
+        rest = &rest[start..];
+        let (word, after) = rest.split_at(rest.iter().position(|b| !is_word(b)).unwrap_or(rest.len()));
+        let assigned = after.iter().find(|b| !matches!(b, b'"' | b'\'' | b'\\' | b' ' | b'+' | b']'));
+        if matches!(assigned, Some(b'=' | b':')) && names_a_secret(word) {
+            return true;
+        }
+        rest = after;
+    }
+    false
+}
+
+/// `://user:password@`
+fn has_user(text: &[u8]) -> bool {
+    memchr::memmem::find_iter(text, b"://").any(|at| {
+        let authority = text.get(at + 3..).unwrap_or_default();
+        authority.iter().take_while(|b| !matches!(b, b'/' | b'?' | b'#')).any(|b| *b == b'@')
+    })
+}
+
+/// A long run of characters that no word, number or UUID has.
+fn has_opaque_run(text: &[u8]) -> bool {
+    text.split(|b| !is_base64(*b)).any(is_opaque)
+}
+
+fn is_base64(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'+' | b'=')
+}
+
+fn is_opaque(run: &[u8]) -> bool {
+    let count = |is: fn(&u8) -> bool| run.iter().filter(|b| is(b)).count();
+    let (digits, upper, lower) = (count(u8::is_ascii_digit), count(u8::is_ascii_uppercase), count(u8::is_ascii_lowercase));
+    if run.len() < 20 || digits == run.len() || is_uuid(run) {
+        return false;
+    }
+    // Hexadecimal keys and digests.
+    if run.len() >= 32 && run.iter().all(u8::is_ascii_hexdigit) {
+        return true;
+    }
+    // Letters of both cases mixed with digits, as random text in base64 is and words are not.
+    if digits >= 2 && upper >= 2 && lower >= 2 && bits_per_byte(run) >= 3.4 {
+        return true;
+    }
+    // Very long and without anything that would separate words.
+    run.len() >= 40 && digits + upper + lower == run.len() && bits_per_byte(run) >= 3.8
+}
+
+/// 8-4-4-4-12 hexadecimal digits: names a thing, and says nothing by itself.
+fn is_uuid(run: &[u8]) -> bool {
+    run.len() == 36
+        && run.iter().enumerate().all(|(at, b)| if matches!(at, 8 | 13 | 18 | 23) { *b == b'-' } else { b.is_ascii_hexdigit() })
+}
+
+/// Shannon's entropy of the bytes' frequencies.
+fn bits_per_byte(run: &[u8]) -> f64 {
+    let mut counts = [0u32; 256];
+    for b in run {
+        counts[usize::from(*b)] += 1;
+    }
+    let len = run.len() as f64;
+    counts.iter().filter(|count| **count > 0).map(|count| f64::from(*count) / len).map(|p| -p * p.log2()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const JWT: &str = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiIxMjM0NSJ9.c2lnbmF0dXJlLWJ5dGVz";
+
+    fn q(text: &str) -> String {
+        String::from_utf8(query(text.as_bytes()).into_owned()).unwrap()
+    }
+
+    fn p(text: &str) -> String {
+        String::from_utf8(path(text.as_bytes()).into_owned()).unwrap()
+    }
+
+    #[test]
+    fn a_value_under_a_secrets_name_goes() {
+        for name in [
+            "access_token",
+            "id_token",
+            "refresh_token",
+            "token",
+            "code",
+            "password",
+            "passwd",
+            "pwd",
+            "secret",
+            "client_secret",
+            "api_key",
+            "apikey",
+            "api-key",
+            "X-Api-Key",
+            "key",
+            "sig",
+            "signature",
+            "assertion",
+            "client_assertion",
+            "jwt",
+            "session",
+            "session_id",
+            "JSESSIONID",
+            "PHPSESSID",
+            "sid",
+            "otp",
+            "pin",
+            "ticket",
+            "auth",
+            "Authorization",
+            "X-Amz-Signature",
+            "X-Amz-Security-Token",
+            "X-Amz-Credential",
+            "X-Goog-Signature",
+            "SAMLResponse",
+            "csrf",
+            "code_verifier",
+            "user[password]",
+            "private_key",
+            "%74oken",
+            "%2574oken",
+            "to%6Ben",
+            "TOKEN",
+            "t.o.k.e.n",
+            "cookie",
+        ] {
+            assert_eq!(q(&format!("a=1&{name}=x7&b=2")), format!("a=1&{name}=[redacted]&b=2"), "{name}");
+            assert_eq!(q(&format!("a=1;{name}=x7")), format!("a=1;{name}=[redacted]"), "{name}");
+        }
+        assert_eq!(q("token=a=b==&c"), "token=[redacted]&c");
+        assert_eq!(q("token=&token&x=1"), "token=&token&x=1");
+    }
+
+    #[test]
+    fn a_value_with_a_secrets_looks_goes_whatever_its_name() {
+        let encoded_jwt = JWT.replace('.', "%2E");
+        let twice = JWT.replace('.', "%252E");
+        for value in [
+            JWT,
+            &encoded_jwt,
+            &twice,
+            "%65yJhbGciOiJSUzI1NiJ9.e30.c2ln",
+            "eyJhbGciOiJub25lIn0.eyJhIjoxfQ.",
+            "Bearer%20abc",
+            "bearer+abc",
+            "Basic%20dXNlcjpwYXNz",
+            "https%3A%2F%2Fa.example%2Fcb%3Faccess_token%3Dabc%26x%3D1",
+            "https%253A%252F%252Fa.example%252Fcb%253Ftoken%253Dabc",
+            "%7B%22password%22%3A%22x%22%7D",
+            "https%3A%2F%2Fuser%3Ahunter2%40host%2F",
+            "https://user:hunter2@host/",
+            "9f86d081884c7d659a2feaa0c55ad015",
+            "A3TX9ZQ7hj2Kd0PwLmN8",
+            "wJalrXUtnFEMI%2FK7MDENG%2FbPxRfiCYEXAMPLEKEY12",
+            "ghp_16C7e42F292c6912E7710c838347Ae178B4a",
+            "xkqzvbnmwrtplkjhgfdsaqwertyuiopzxcvbnmlkjh",
+            "-----BEGIN%20PRIVATE%20KEY-----",
+        ] {
+            assert_eq!(q(&format!("x={value}&y=2")), "x=[redacted]&y=2", "{value}");
+        }
+        assert_eq!(q(JWT), "[redacted]");
+        assert_eq!(q(&format!("a&{JWT}=&b")), "a&[redacted]&b");
+    }
+
+    #[test]
+    fn ordinary_values_stay() {
+        for text in [
+            "",
+            "&",
+            "=",
+            "&&a=&=b;",
+            "page=2&sort=created_at&order=desc",
+            "q=rust%20load+balancer&lang=de",
+            "id=123e4567-e89b-12d3-a456-426614174000",
+            "from=2026-11-21T23:15:07Z&to=2026-11-22",
+            "n=12345678901234567890123456789012345",
+            "redirect=https%3A%2F%2Fa.example%2Forders%3Fpage%3D2",
+            "slug=how-to-move-from-nginx-to-portcullis-in-2026",
+            "monkey=1&keyboard=us&codec=h264&passenger=2&signal=9&zipcode=12345&country_code=de",
+            "title=InternationalizationAndLocalization",
+            "e=eyJ",
+            "%",
+            "%zz=%",
+            "a=%ff%fe",
+        ] {
+            assert_eq!(q(text), text);
+            assert!(matches!(query(text.as_bytes()), Cow::Borrowed(_)), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_token_or_a_session_in_a_path_goes() {
+        for (given, expected) in [
+            (format!("/reset/{JWT}/confirm"), "/reset/[redacted]/confirm"),
+            (format!("/reset/{}", JWT.replace('e', "%65")), "/reset/[redacted]"),
+            (format!("/reset/x{JWT}"), "/reset/[redacted]"),
+            ("/app;jsessionid=A1B2/page".into(), "/app;jsessionid=[redacted]/page"),
+            ("/app;v=1;token=A1B2;w=2".into(), "/app;v=1;token=[redacted];w=2"),
+            ("http://user:hunter2@host/a".into(), "http://[redacted]@host/a"),
+            ("user:hunter2@host:443".into(), "[redacted]@host:443"),
+        ] {
+            assert_eq!(p(&given), expected, "{given}");
+        }
+    }
+
+    #[test]
+    fn ordinary_paths_stay() {
+        for text in [
+            "",
+            "/",
+            "/orders/1",
+            "/a%20b/c",
+            "/app;v=1/x",
+            "/users/123e4567-e89b-12d3-a456-426614174000",
+            "*",
+            "/assets/app.9f86d081884c7d659a2feaa0c55ad015.js",
+            "/eyJ/x",
+            "http://host/a",
+            "/@scope/package",
+            "/a;/b;;",
+            "/mail/a@b.example",
+            "%",
+            "host:443",
+        ] {
+            assert_eq!(p(text), text);
+            assert!(matches!(path(text.as_bytes()), Cow::Borrowed(_)), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_trip_it_and_a_token_never_survives(before in "[ -~]{0,40}", after in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let text = [before.as_bytes(), JWT.as_bytes(), &after].concat();
+            for out in [path(&text), query(&text)] {
+                prop_assert!(memchr::memmem::find(&out, JWT.as_bytes()).is_none());
+            }
+        }
+
+        #[test]
+        fn what_is_clean_stays_clean(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let once = query(&bytes).into_owned();
+            prop_assert_eq!(query(&once).into_owned(), once.clone());
+            let once = path(&bytes).into_owned();
+            prop_assert_eq!(path(&once).into_owned(), once.clone());
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! The endpoints.
+
+use super::{Phase, Shared};
+use crate::metrics;
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use std::sync::Arc;
+
+/// `get` answers HEAD too, and any other method with 405.
+pub(super) fn router(shared: Arc<Shared>) -> Router {
+    let probes = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz));
+    protected(&shared).merge(probes).layer(middleware::map_response(no_store)).with_state(shared)
+}
+
+/// Everything but the probes. The token is asked for before anything else, also where there is nothing: whoever has none
+/// does not learn what exists.
+fn protected(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
+    Router::new()
+        .route("/metrics", get(expose))
+        .fallback(|| async { StatusCode::NOT_FOUND })
+        .layer(middleware::from_fn_with_state(Arc::clone(shared), authenticate))
+}
+
+async fn authenticate(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let open = match &*shared.token.load() {
+        Some(token) => {
+            let mut fields = request.headers().get_all(header::AUTHORIZATION).iter();
+            // Two of them would be two readings of who asks.
+            matches!((fields.next(), fields.next()), (Some(only), None) if token.is_in(only.as_bytes()))
+        }
+        None => true,
+    };
+    if open {
+        next.run(request).await
+    } else {
+        (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer realm=\"portcullis admin\"")]).into_response()
+    }
+}
+
+async fn no_store(mut response: Response) -> Response {
+    response.headers_mut().insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
+    response
+}
+
+async fn healthz() -> Response {
+    status(StatusCode::OK, "alive")
+}
+
+async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
+    let phase = shared.readiness.phase();
+    let code = if phase == Phase::Serving { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    status(code, phase.as_str())
+}
+
+fn status(code: StatusCode, status: &'static str) -> Response {
+    // One of our own words: nothing to escape.
+    (code, [(header::CONTENT_TYPE, "application/json")], format!("{{\"status\":\"{status}\"}}\n")).into_response()
+}
+
+async fn expose(State(shared): State<Arc<Shared>>) -> Response {
+    match tokio::task::spawn_blocking(move || shared.metrics.render()).await {
+        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "the metrics cannot be exposed");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}

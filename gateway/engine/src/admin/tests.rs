@@ -1,0 +1,220 @@
+use super::*;
+use std::path::Path;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+struct Running {
+    admin: Admin,
+    readiness: Readiness,
+    metrics: Arc<Metrics>,
+    stop: watch::Sender<bool>,
+}
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+fn env(folder: &Path) -> Env {
+    Env::new(folder, prometheus::Registry::new(), Arc::default())
+}
+
+fn settings(token: Option<&str>) -> AdminSettings {
+    let folder = tempfile::tempdir().unwrap();
+    let token_file = token.map(|token| {
+        std::fs::write(folder.path().join("token"), token).unwrap();
+        "token".to_owned()
+    });
+    AdminSettings::compile(raw::Admin { address: "127.0.0.1:0".parse().unwrap(), token_file }, &env(folder.path())).unwrap()
+}
+
+async fn start(token: Option<&str>) -> Running {
+    let (metrics, readiness) = (Metrics::new(), Readiness::new());
+    let (stop, stopped) = watch::channel(false);
+    let admin = Admin::start(&settings(token), Arc::clone(&metrics), readiness.clone(), stopped).await.unwrap();
+    Running { admin, readiness, metrics, stop }
+}
+
+impl Running {
+    async fn send(&self, request: &str) -> Answer {
+        let mut stream = TcpStream::connect(self.admin.address()).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).await.unwrap();
+        let text = String::from_utf8(bytes).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+        Answer { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
+    }
+
+    async fn ask(&self, method: &str, path: &str, headers: &str) -> Answer {
+        self.send(&format!("{method} {path} HTTP/1.1\r\nhost: admin\r\n{headers}\r\n")).await
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.ask("GET", path, "").await
+    }
+}
+
+#[tokio::test]
+async fn metrics_are_prometheus_text() {
+    let running = start(None).await;
+    running.metrics.config_started(7);
+    let answer = running.get("/metrics").await;
+    assert_eq!(answer.status, 200);
+    assert!(answer.head.contains("content-type: text/plain; version=0.0.4"), "{}", answer.head);
+    assert!(answer.head.contains("cache-control: no-store"), "{}", answer.head);
+    assert!(answer.body.contains("\nportcullis_config_generation 7\n"), "{}", answer.body);
+}
+
+#[tokio::test]
+async fn the_gateway_is_ready_only_while_it_serves() {
+    let running = start(None).await;
+    let ready = async || {
+        let answer = running.get("/readyz").await;
+        (answer.status, answer.body)
+    };
+    assert_eq!(ready().await, (503, "{\"status\":\"starting\"}\n".to_owned()));
+    running.readiness.serving();
+    assert_eq!(ready().await, (200, "{\"status\":\"serving\"}\n".to_owned()));
+    running.readiness.draining();
+    assert_eq!(ready().await, (503, "{\"status\":\"draining\"}\n".to_owned()));
+    // A listener that comes up late does not undo the end.
+    running.readiness.serving();
+    assert_eq!(ready().await, (503, "{\"status\":\"draining\"}\n".to_owned()));
+    assert_eq!(running.get("/healthz").await.status, 200);
+}
+
+#[tokio::test]
+async fn only_get_and_head_and_only_what_exists() {
+    let running = start(None).await;
+    for path in ["/", "/metrics/", "/metrics/../metrics", "//metrics", "/decisions/1", "/%6detrics"] {
+        assert_eq!(running.get(path).await.status, 404, "{path}");
+    }
+    for path in ["/metrics", "/healthz", "/readyz"] {
+        for method in ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "X"] {
+            assert_eq!(running.ask(method, path, "content-length: 0\r\n").await.status, 405, "{method} {path}");
+        }
+    }
+    let head = running.ask("HEAD", "/metrics", "").await;
+    assert_eq!((head.status, head.body.as_str()), (200, ""));
+}
+
+#[tokio::test]
+async fn the_token_opens_everything_but_the_probes_which_are_open() {
+    let running = start(Some(TOKEN)).await;
+    let with = |token: &str| format!("authorization: Bearer {token}\r\n");
+    assert_eq!(running.ask("GET", "/metrics", &with(TOKEN)).await.status, 200);
+    assert_eq!(running.ask("GET", "/nothing", &with(TOKEN)).await.status, 404);
+    let wrong = with("0123456789abcdef0123456789abcdee");
+    let twice = format!("{}{}", with(TOKEN), with(TOKEN));
+    let basic = format!("authorization: Basic {TOKEN}\r\n");
+    for headers in ["", "authorization:\r\n", &wrong, &twice, &basic] {
+        for path in ["/metrics", "/nothing", "/metrics?token=x"] {
+            let answer = running.ask("GET", path, headers).await;
+            assert_eq!((answer.status, answer.body.as_str()), (401, ""), "{path} {headers}");
+            assert!(answer.head.contains("www-authenticate: bearer"), "{}", answer.head);
+        }
+        assert_eq!(running.ask("POST", "/metrics", headers).await.status, 401);
+        assert_eq!(running.ask("GET", "/healthz", headers).await.status, 200);
+        assert_eq!(running.ask("GET", "/readyz", headers).await.status, 503);
+    }
+}
+
+#[tokio::test]
+async fn a_reloaded_token_takes_the_place_of_the_old_one() {
+    let running = start(Some(TOKEN)).await;
+    assert!(running.admin.update(&settings(Some("another-token-of-length"))));
+    assert_eq!(running.ask("GET", "/metrics", &format!("authorization: Bearer {TOKEN}\r\n")).await.status, 401);
+    assert_eq!(running.ask("GET", "/metrics", "authorization: Bearer another-token-of-length\r\n").await.status, 200);
+    let elsewhere = AdminSettings { address: "127.0.0.1:1".parse().unwrap(), token: None };
+    assert!(!running.admin.update(&elsewhere));
+    assert_eq!(running.get("/metrics").await.status, 401);
+}
+
+#[tokio::test]
+async fn a_large_head_and_noise_are_refused() {
+    let running = start(None).await;
+    let large = format!("x-large: {}\r\n", "a".repeat(64 << 10));
+    let status = running.ask("GET", "/metrics", &large).await.status;
+    assert!(matches!(status, 0 | 400 | 431), "{status}");
+    assert!(matches!(running.send("\x16\x03\x01\r\n\r\n").await.status, 0 | 400));
+    assert_eq!(running.get("/healthz").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_connection_serves_one_request() {
+    let running = start(None).await;
+    let request = "GET /healthz HTTP/1.1\r\nhost: admin\r\n\r\n";
+    let answer = running.send(&request.repeat(2)).await;
+    assert!(answer.head.contains("connection: close"), "{}", answer.head);
+    assert!(!answer.body.contains("HTTP/1.1"), "{}", answer.body);
+}
+
+/// With time stopped, the deadlines pass at once when nothing else can happen.
+#[tokio::test(start_paused = true)]
+async fn clients_that_say_nothing_do_not_lock_others_out() {
+    let running = start(None).await;
+    let mut silent = Vec::new();
+    for i in 0..200 {
+        let mut stream = TcpStream::connect(running.admin.address()).await.unwrap();
+        if i % 2 == 0 {
+            stream.write_all(b"GET /healthz HTTP/1.1\r\n").await.unwrap();
+        }
+        silent.push(stream);
+    }
+    assert_eq!(running.get("/healthz").await.status, 200);
+    for mut stream in silent {
+        let mut rest = Vec::new();
+        // Closed or reset by the gateway, which is all that matters.
+        let _ = stream.read_to_end(&mut rest).await;
+    }
+}
+
+#[tokio::test]
+async fn stopping_ends_the_listener_and_idle_connections() {
+    let running = start(None).await;
+    let address = running.admin.address();
+    let mut idle = TcpStream::connect(address).await.unwrap();
+    assert_eq!(running.get("/healthz").await.status, 200);
+    running.stop.send(true).unwrap();
+    running.admin.stopped().await;
+    assert!(TcpStream::connect(address).await.is_err());
+    assert_eq!(idle.read(&mut [0; 1]).await.unwrap_or(0), 0);
+}
+
+#[tokio::test]
+async fn a_taken_address_is_an_error_that_names_it() {
+    let running = start(None).await;
+    let taken = AdminSettings { address: running.admin.address(), token: None };
+    let (_stop, stopped) = watch::channel(false);
+    let error = Admin::start(&taken, Metrics::new(), Readiness::new(), stopped).await.err().unwrap();
+    assert_eq!(error.dotted_path(), "admin.address");
+    assert!(error.message().contains(&taken.address.to_string()), "{error}");
+}
+
+#[test]
+fn other_machines_need_a_token() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("token"), TOKEN).unwrap();
+    std::fs::write(folder.path().join("short"), "too-short\n").unwrap();
+    let compile = |address: &str, token_file: Option<&str>| {
+        let raw = raw::Admin { address: address.parse().unwrap(), token_file: token_file.map(str::to_owned) };
+        AdminSettings::compile(raw, &env(folder.path()))
+    };
+    for address in ["127.0.0.1:9090", "127.8.8.8:0", "[::1]:9090", "[::ffff:127.0.0.1]:9090"] {
+        assert!(!compile(address, None).unwrap().needs_token(), "{address}");
+    }
+    for address in ["0.0.0.0:9090", "[::]:9090", "10.0.0.1:9090", "[::ffff:10.0.0.1]:9090"] {
+        assert_eq!(compile(address, None).err().unwrap().dotted_path(), "admin.address", "{address}");
+        assert!(compile(address, Some("token")).unwrap().needs_token(), "{address}");
+    }
+    for file in ["missing", "short"] {
+        let error = compile("127.0.0.1:0", Some(file)).err().unwrap();
+        assert_eq!(error.dotted_path(), "admin.token_file");
+        assert!(!error.to_string().contains("too-short"), "{error}");
+    }
+}

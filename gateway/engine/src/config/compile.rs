@@ -1,0 +1,333 @@
+//! From what the configuration says to what runs. Everything is decoded, looked up and built here; nothing per request.
+//!
+//! Every raw struct is taken apart field by field, without `..`: a key that is added to `raw` and forgotten here does
+//! not compile. How a key reloads follows from that: the whole snapshot is made anew and swapped, sockets and the state
+//! that filters and pools keep by name are carried over.
+
+use super::check::{check, check_filter_order};
+use super::decode::decode_filter;
+use super::diagnostic::{Diagnostic, Diagnostics};
+use super::filter_entry::FilterEntry;
+use super::findings::Findings;
+use super::load::Loaded;
+use super::raw;
+use super::snapshot::{Action, ListenerPlan, ListenerRoute, RedirectPlan, RoutePlan, Snapshot};
+use crate::access_log::AccessLog;
+use crate::admin::AdminSettings;
+use crate::chain::{Chain, Entry};
+use crate::forwarded::TrustedProxies;
+use crate::http1::HeadLimits;
+use crate::listen::{ListenerSettings, TlsSettings};
+use crate::metrics::Metrics;
+use crate::normalise::Policy;
+use crate::owned::OwnedHeaders;
+use crate::pool::{Pool, split::Split};
+use crate::route::Router;
+use portcullis_identity::Issuers;
+use portcullis_plugin::env::Kept;
+use portcullis_plugin::error::{Segment, unknown_name};
+use portcullis_plugin::{ConfigError, Env, FilterTable, Mode, Reply, Scheme};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What a snapshot is compiled for.
+pub enum Purpose<'a> {
+    /// To run. `log` is the access log that is open already.
+    Serve { log: &'a AccessLog },
+    /// To be looked at: nothing is opened, bound or asked of the network. Keys may be given instead of an issuer's own.
+    Inspect { keys: Option<&'a [u8]> },
+}
+
+/// What a compilation stands on.
+pub struct Context<'a> {
+    pub table: &'a FilterTable,
+    pub metrics: &'a Arc<Metrics>,
+    pub kept: &'a Arc<Kept>,
+    pub generation: u64,
+    pub purpose: Purpose<'a>,
+}
+
+/// Compiles a configuration, or says everything that is wrong with it. With the snapshot come the warnings.
+///
+/// # Errors
+/// If a key cannot be enforced as it is written.
+pub fn compile(mut loaded: Loaded, context: &Context<'_>) -> Result<(Snapshot, Vec<Diagnostic>), Diagnostics> {
+    let raw = std::mem::take(&mut loaded.raw);
+    let mut build = Build { loaded: &loaded, context, env: Env::new(&loaded.base, context.metrics.registry().clone(), Arc::clone(context.kept)), findings: Findings::default(), faults: Vec::new(), owned: Vec::new() };
+    check(&raw, &mut build.findings);
+    let snapshot = build.snapshot(raw);
+    let Build { findings, faults, env, .. } = build;
+    let mut diagnostics = loaded.diagnostics(&findings);
+    for fault in faults {
+        diagnostics.push(fault);
+    }
+    match snapshot {
+        Some(mut snapshot) if !diagnostics.has_errors() => {
+            snapshot.files = loaded.files.clone();
+            snapshot.files.extend(env.files());
+            snapshot.files.sort();
+            snapshot.files.dedup();
+            Ok((snapshot, diagnostics.warnings().cloned().collect()))
+        }
+        _ => Err(diagnostics),
+    }
+}
+
+struct Build<'a> {
+    loaded: &'a Loaded,
+    context: &'a Context<'a>,
+    env: Env,
+    findings: Findings,
+    faults: Vec<Diagnostic>,
+    owned: Vec<String>,
+}
+
+impl Build<'_> {
+    /// `None` if something has been found that leaves nothing to build. What can be built is built all the same, so that
+    /// its own findings are told too.
+    fn snapshot(&mut self, raw: raw::Config) -> Option<Snapshot> {
+        let raw::Config { include: _, listeners, admin, trusted_proxies, access_log, issuers, pools, routes, shutdown } = raw;
+        let raw::Shutdown { drain } = shutdown;
+        let issuers = match &self.context.purpose {
+            Purpose::Serve { .. } => Issuers::compile(&issuers, &self.env),
+            Purpose::Inspect { keys } => Issuers::offline(&issuers, &self.env, *keys),
+        };
+        let issuers = self.findings.take(issuers);
+        if let Some(issuers) = &issuers {
+            self.env.offer(Arc::clone(issuers));
+        }
+        let pools = self.pools(pools);
+        let admin = admin.and_then(|admin| {
+            let settings = AdminSettings::compile(admin, &self.env);
+            self.findings.take(settings)
+        });
+        let matches: Vec<_> = routes.iter().map(|route| (route.listeners.clone(), clone_match(&route.matches))).collect();
+        let routes: Vec<Option<Arc<RoutePlan>>> =
+            routes.into_iter().enumerate().map(|(at, route)| self.route(at, route, &pools).map(Arc::new)).collect();
+        let listeners: Vec<_> =
+            listeners.into_iter().enumerate().filter_map(|(at, listener)| self.listener(at, listener, &matches, &routes).map(Arc::new)).collect();
+        let access_log = self.access_log(access_log);
+        let owned = OwnedHeaders::new(std::mem::take(&mut self.owned));
+        let routes: Vec<_> = routes.into_iter().collect::<Option<_>>()?;
+        if !self.findings.is_ok() || !self.faults.is_empty() {
+            return None;
+        }
+        Some(Snapshot {
+            generation: self.context.generation,
+            listeners,
+            routes,
+            pools: pools.into_values().collect(),
+            issuers: issuers?,
+            owned,
+            trusted_proxies: TrustedProxies::new(trusted_proxies),
+            admin,
+            access_log: access_log?,
+            drain: drain.get(),
+            files: Vec::new(),
+        })
+    }
+
+    fn access_log(&mut self, log: Option<raw::AccessLog>) -> Option<AccessLog> {
+        match &self.context.purpose {
+            Purpose::Inspect { .. } => Some(AccessLog::off()),
+            Purpose::Serve { log: running } => {
+                let compiled = AccessLog::compile(log, &self.env, Some(running), self.context.metrics);
+                self.findings.take(compiled)
+            }
+        }
+    }
+
+    fn pools(&mut self, raw: BTreeMap<String, raw::Pool>) -> BTreeMap<String, Arc<Pool>> {
+        let mut pools = BTreeMap::new();
+        for (name, pool) in raw {
+            let compiled = Pool::compile(&name, pool, &self.env, self.context.metrics).map_err(|error| error.at(name.as_str()).at("pools"));
+            if let Some(pool) = self.findings.take(compiled) {
+                pools.insert(name, pool);
+            }
+        }
+        pools
+    }
+
+    fn chain(&mut self, owner: &str, place: &[Segment], entries: Vec<FilterEntry>) -> Option<Chain> {
+        let mut built = Some(Vec::new());
+        for (at, entry) in entries.iter().enumerate() {
+            let path = [place, &["filters".into(), at.into()]].concat();
+            let made = self.filter(owner, at, &path, entry);
+            match (made, &mut built) {
+                (Some(made), Some(list)) => list.push(made),
+                _ => built = None,
+            }
+        }
+        let built = built?;
+        let needs: Vec<_> = built.iter().map(|entry: &Entry| (entry.name, entry.filter.needs())).collect();
+        let mut order = Findings::default();
+        check_filter_order(false, needs.iter().map(|(name, needs)| (*name, needs)), &mut order);
+        for warning in order.warnings() {
+            self.findings.warning(place.iter().rev().fold(warning.clone(), |error, step| error.at(step.clone())));
+        }
+        Some(Chain::new(built))
+    }
+
+    fn filter(&mut self, owner: &str, at: usize, path: &[Segment], entry: &FilterEntry) -> Option<Entry> {
+        let FilterEntry { name, mode } = entry;
+        let pending = match decode_filter(&self.loaded.tree, path, entry, self.context.table) {
+            Ok(pending) => pending,
+            Err(faults) => {
+                self.faults.extend(faults.into_iter().map(|fault| self.loaded.fault(fault)));
+                return None;
+            }
+        };
+        let factory = self.context.table.get(name)?;
+        let env = self.env.scoped(format!("{owner}/{at}/{name}"));
+        let placed = |error: ConfigError| path.iter().rev().fold(error.at(name.as_str()), |error, step| error.at(step.clone()));
+        let filter = self.findings.take(pending(&env).map_err(placed))?;
+        // Also of a filter that is off: switching it on must not be the moment a client's copy is first removed.
+        self.owned.extend(filter.needs().owned_headers);
+        if *mode == Mode::Off {
+            self.findings.warning(placed(ConfigError::new(format!("`{name}` is off: it is checked for errors and does nothing"))));
+        }
+        Some(Entry::new(factory.name, *mode, filter, self.context.metrics.filter(owner, factory.name, *mode)))
+    }
+
+    fn route(&mut self, at: usize, route: raw::Route, pools: &BTreeMap<String, Arc<Pool>>) -> Option<RoutePlan> {
+        let raw::Route { name, matches: _, listeners: _, filters, pool, split, redirect, respond } = route;
+        let place: [Segment; 2] = ["routes".into(), at.into()];
+        let placed = |error: ConfigError| error.at(at).at("routes");
+        let chain = self.chain(&name, &place, filters);
+        // `check` has said so if it is not exactly one.
+        let action = match (pool, split, redirect, respond) {
+            (Some(pool), None, None, None) => self.findings.take(find(pools, &pool).map_err(|error| placed(error.at("pool")))).map(Action::Pool),
+            (None, Some(shares), None, None) => {
+                let split = compile_split(shares, pools).map_err(|error| placed(error.at("split")));
+                self.findings.take(split).map(Action::Split)
+            }
+            (None, None, Some(redirect), None) => {
+                let plan = compile_redirect(redirect).map_err(|error| placed(error.at("redirect")));
+                self.findings.take(plan).map(Action::Redirect)
+            }
+            (None, None, None, Some(respond)) => {
+                let reply = compile_respond(respond).map_err(|error| placed(error.at("respond")));
+                self.findings.take(reply).map(Action::Respond)
+            }
+            _ => None,
+        };
+        Some(RoutePlan { name: name.into(), chain: chain?, action: action? })
+    }
+
+    fn listener(
+        &mut self,
+        at: usize,
+        listener: raw::Listener,
+        matches: &[(Vec<String>, raw::Match)],
+        routes: &[Option<Arc<RoutePlan>>],
+    ) -> Option<ListenerPlan> {
+        let raw::Listener { name, address, tls, proxy_protocol, h2c, filters, limits, normalise } = listener;
+        let place: [Segment; 2] = ["listeners".into(), at.into()];
+        let placed = |error: ConfigError| error.at(at).at("listeners");
+        let had_tls = tls.is_some();
+        let tls = tls.and_then(|tls| {
+            let compiled = TlsSettings::compile(tls, &self.env).map_err(|error| placed(error.at("tls")));
+            self.findings.take(compiled)
+        });
+        for warning in tls.iter().flat_map(|tls| tls.warnings()) {
+            self.findings.warning(placed(warning.clone().at("tls")));
+        }
+        let proxy_trust = proxy_protocol.map(|raw::ProxyProtocol { trust }| trust);
+        let chain = self.chain(&format!("listener:{name}"), &place, filters);
+        let mine: Vec<usize> =
+            matches.iter().enumerate().filter(|(_, (listeners, _))| listeners.is_empty() || listeners.contains(&name)).map(|(at, _)| at).collect();
+        let patterns = mine.iter().enumerate().filter_map(|(place, at)| Some((place, &matches.get(*at)?.1))).collect();
+        // An error names the place among this listener's routes; the file has it among all.
+        let router = Router::new(patterns).map_err(|error| reroute(error, &mine));
+        let router = self.findings.take(router);
+        let served: Option<Vec<_>> = mine.iter().map(|at| routes.get(*at)?.clone()).collect();
+        let metrics = self.context.metrics;
+        let routes = served?.into_iter().map(|route| ListenerRoute { metrics: metrics.route(&name, &route.name), route }).collect();
+        let head_limits = HeadLimits::from(&limits);
+        let body_limit = limits.body.map(|body| body.0);
+        if had_tls && tls.is_none() {
+            return None;
+        }
+        Some(ListenerPlan {
+            address,
+            policy: Policy::from(&normalise),
+            head_limits,
+            body_limit,
+            chain: chain?,
+            router: router?,
+            routes,
+            unrouted: metrics.route(&name, ""),
+            metrics: metrics.listener(&name),
+            settings: Arc::new(ListenerSettings { name: name.into(), tls, proxy_trust, h2c, limits }),
+        })
+    }
+}
+
+/// `routes[place among a listener's].…` as the file counts.
+fn reroute(error: ConfigError, mine: &[usize]) -> ConfigError {
+    let mut steps = error.path().to_vec();
+    if let Some(Segment::Index(place)) = steps.first().cloned() {
+        steps[0] = Segment::Index(mine.get(place).copied().unwrap_or(place));
+    }
+    let mut moved = ConfigError::new(error.message());
+    if let Some(help) = error.help_text() {
+        moved = moved.help(help);
+    }
+    steps.into_iter().rev().fold(moved, |error, step| error.at(step)).at("routes")
+}
+
+fn find(pools: &BTreeMap<String, Arc<Pool>>, name: &str) -> Result<Arc<Pool>, ConfigError> {
+    pools.get(name).cloned().ok_or_else(|| unknown_name("pool", name, pools.keys().map(String::as_str)))
+}
+
+fn compile_split(shares: Vec<raw::Share>, pools: &BTreeMap<String, Arc<Pool>>) -> Result<Split, ConfigError> {
+    let shares = shares.into_iter().enumerate().map(|(at, raw::Share { pool, weight })| {
+        find(pools, &pool).map(|pool| (pool, weight)).map_err(|error| error.at("pool").at(at))
+    });
+    Split::compile(shares.collect::<Result<_, _>>()?)
+}
+
+fn compile_redirect(redirect: raw::Redirect) -> Result<RedirectPlan, ConfigError> {
+    let raw::Redirect { status, scheme, host, port, path, keep_query } = redirect;
+    let scheme = scheme.map(|scheme| match scheme {
+        raw::RedirectScheme::Http => Scheme::Http,
+        raw::RedirectScheme::Https => Scheme::Https,
+    });
+    let printable = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
+    if let Some(host) = &host
+        && (!printable(host) || host.is_empty() || host.contains(['/', '?', '#', '@', '\\']))
+    {
+        return Err(ConfigError::new(format!("`{host}` is not a host")).help("write a name without scheme, port or path").at("host"));
+    }
+    if let Some(path) = &path
+        && (!printable(path) || !path.starts_with('/') || path.starts_with("//"))
+    {
+        return Err(ConfigError::new(format!("`{path}` is not a path")).help("start it with one `/`").at("path"));
+    }
+    Ok(RedirectPlan { status, scheme, host, port, path, keep_query })
+}
+
+fn compile_respond(respond: raw::Respond) -> Result<Reply, ConfigError> {
+    let raw::Respond { status, body, content_type, headers } = respond;
+    let mut reply = Reply::new(status).body(content_type.as_deref().unwrap_or("text/plain; charset=utf-8"), body);
+    if reply.headers.get("content-type").is_none() {
+        return Err(ConfigError::new("the content type is not a header value").at("content_type"));
+    }
+    for (name, value) in &headers {
+        reply.headers.set(name, value).map_err(|error| ConfigError::new(error.to_string()).at(name.as_str()).at("headers"))?;
+    }
+    Ok(reply)
+}
+
+fn clone_match(matches: &raw::Match) -> raw::Match {
+    let raw::Match { host, path, path_exact, path_regex, methods, headers, query } = matches;
+    raw::Match {
+        host: host.clone(),
+        path: path.clone(),
+        path_exact: path_exact.clone(),
+        path_regex: path_regex.clone(),
+        methods: methods.clone(),
+        headers: headers.clone(),
+        query: query.clone(),
+    }
+}

@@ -1,0 +1,201 @@
+//! One connection's loop: whatever comes in is read here first.
+//!
+//! HTTP/1 heads are read under one deadline, parsed strictly and normalised, and only then handed to Pingora, rewritten
+//! from what was understood. HTTP/2 connections are framed by the h2 library, and each stream's head passes the same
+//! normaliser in the driver.
+
+use super::gate::Gate;
+use super::pingora::{Driver, Inbound};
+use crate::connection::Client;
+use crate::http1::{self, Parsed};
+use crate::normalise::{self, BodyLength, Refusal};
+use crate::refusals;
+use crate::rescue;
+use bytes::BytesMut;
+use pingora_core::apps::HttpServerApp;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::http::v2::server::{self as http2, H2Accept, HttpSession as Http2Session};
+use pingora_core::protocols::raw_connect::ProxyDigest;
+use pingora_core::protocols::{Digest, GetSocketDigest, GetTimingDigest, Ssl, Stream};
+use pingora_http::ResponseHeader;
+use pingora_proxy::HttpProxy;
+use portcullis_plugin::{Finding, Scheme, reason};
+use std::sync::Arc;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::task::TaskTracker;
+
+/// What every connection is served with.
+pub struct Serving {
+    pub proxy: Arc<HttpProxy<Driver>>,
+    pub shutdown: watch::Receiver<bool>,
+    pub tracker: TaskTracker,
+}
+
+/// Streams that were malformed, on one connection, before it is closed.
+const MAX_MALFORMED_STREAMS: u32 = 32;
+
+impl Serving {
+    /// Serves a connection to its end.
+    pub async fn serve(&self, stream: Stream, client: Arc<Client>, http2: bool) {
+        let Ok(response) = ResponseHeader::build(200, None) else { return };
+        let digest = Arc::new(ProxyDigest::new(Box::new(response), Some(Box::new(Arc::clone(&client)))));
+        let gate = Box::new(Gate::new(stream, digest, http2));
+        if gate.is_http2() {
+            self.serve_http2(gate, client).await;
+        } else {
+            self.serve_http1(gate, client).await;
+        }
+    }
+
+    async fn serve_http1(&self, mut gate: Box<Gate>, client: Arc<Client>) {
+        let scheme = if client.connection.tls.is_some() { Scheme::Https } else { Scheme::Http };
+        let mut served = false;
+        loop {
+            let Some(inbound) = self.read_head(&mut gate, &client, scheme, served).await else { return };
+            served = true;
+            let keep_alive = inbound.framing.keep_alive;
+            match inbound.framing.body {
+                _ if inbound.framing.upgrade => gate.allow_all(),
+                BodyLength::None => gate.allow_none(),
+                BodyLength::Exact(len) => gate.allow_exact(len),
+                BodyLength::Chunked => gate.allow_chunked(),
+            }
+            let mut head = Vec::with_capacity(1024);
+            http1::write_head(&inbound.request, &inbound.framing, &mut head);
+            let mut session = ServerSession::new_http1(gate);
+            if let ServerSession::H1(session) = &mut session {
+                session.set_pipelined_prefix(BytesMut::from(&head[..]));
+                // A client that has sent its request may close its sending side and still read the response.
+                session.set_abort_on_close(false);
+            }
+            session.set_keepalive(keep_alive.then_some(60));
+            session.set_connection_user_context(Some(Box::new(inbound)));
+            let Some(reused) = self.proxy.process_new_http(session, &self.shutdown).await else { return };
+            let (stream, _) = reused.consume();
+            let Ok(back) = stream.into_any().downcast::<Gate>() else { return };
+            gate = back;
+            // A body that was not read to its end would be taken for a head.
+            if !keep_alive || !gate.is_spent() || !client.is_listed() {
+                pingora_core::protocols::Shutdown::shutdown(&mut *gate).await;
+                return;
+            }
+        }
+    }
+
+    /// Reads, parses and normalises one head. `None`: the connection is over, and the client has its answer.
+    async fn read_head(&self, gate: &mut Gate, client: &Arc<Client>, scheme: Scheme, served: bool) -> Option<Inbound> {
+        let mut shutdown = self.shutdown.clone();
+        if gate.buffered().is_empty() {
+            let (_, plan) = client.current();
+            // The first request has the time of a head; between requests a connection may be idle for longer.
+            let limits = &plan.settings.limits;
+            let patience = if served { limits.idle_timeout } else { limits.header_timeout.max(limits.idle_timeout) };
+            let first = tokio::select! {
+                biased;
+                read = timeout_at(Instant::now() + patience.get(), gate.fill()) => read,
+                _ = shutdown.wait_for(|stopping| *stopping) => return None,
+            };
+            match first {
+                Ok(Ok(1..)) => {}
+                _ => {
+                    pingora_core::protocols::Shutdown::shutdown(gate).await;
+                    return None;
+                }
+            }
+        }
+        let (snapshot, plan) = client.current();
+        let deadline = Instant::now() + plan.settings.limits.header_timeout.get();
+        let mut parser = http1::Parser::default();
+        let refusal = loop {
+            match parser.parse(gate.buffered(), &plan.head_limits) {
+                Ok(Parsed::Complete { head, len }) => match normalise::http1(head, scheme, &plan.policy) {
+                    Ok((request, framing)) => {
+                        gate.consume(len);
+                        return Some(Inbound { client: Arc::clone(client), snapshot, plan, request, framing });
+                    }
+                    Err(refusal) => break refusal,
+                },
+                Ok(Parsed::Partial) => {}
+                Err(refusal) => break refusal,
+            }
+            match timeout_at(deadline, gate.fill()).await {
+                Ok(Ok(1..)) => {}
+                // The client left in the middle of its head.
+                Ok(_) => break Refusal::ambiguous("a whole request head", "the connection ended within it"),
+                Err(_) => {
+                    let limit = plan.settings.limits.header_timeout;
+                    break Refusal { status: 408, reason: reason::REQUEST_TIMEOUT, finding: Finding::new(format!("a request head within {limit}"), "an unfinished one") };
+                }
+            }
+        };
+        let response = rescue::raw_reply(&refusals::refuse(&snapshot, &plan, &client.connection, &refusal));
+        let write = async {
+            gate.write_all(&response).await?;
+            gate.flush().await
+        };
+        let sent = timeout_at(Instant::now() + plan.settings.limits.write_timeout.get(), write).await;
+        if matches!(sent, Ok(Ok(()))) {
+            gate.allow_exact(1);
+            pingora_core::protocols::Shutdown::shutdown(gate).await;
+        }
+        None
+    }
+
+    async fn serve_http2(&self, gate: Box<Gate>, client: Arc<Client>) {
+        let (_, plan) = client.current();
+        let limits = &plan.settings.limits;
+        let digest = Arc::new(Digest {
+            ssl_digest: gate.get_ssl_digest(),
+            timing_digest: gate.get_timing_digest(),
+            proxy_digest: pingora_core::protocols::GetProxyDigest::get_proxy_digest(&*gate),
+            socket_digest: gate.get_socket_digest(),
+        });
+        let mut options = http2::default_h2_options();
+        options.max_concurrent_streams(limits.h2_streams);
+        options.max_header_list_size(u32::try_from(limits.header_bytes.0).unwrap_or(u32::MAX));
+        // One preface and one settings frame are all a client has to send before its first request.
+        let handshake = http2::handshake(gate, Some(options));
+        let Ok(Ok(mut connection)) = timeout_at(Instant::now() + limits.header_timeout.get(), handshake).await else { return };
+        let mut shutdown = self.shutdown.clone();
+        let mut stopping = false;
+        let mut malformed = 0;
+        let streams = TaskTracker::new();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                _ = shutdown.wait_for(|stop| *stop), if !stopping => {
+                    connection.graceful_shutdown();
+                    stopping = true;
+                    continue;
+                }
+                accepted = Http2Session::from_h2_conn(&mut connection, Arc::clone(&digest)) => accepted,
+                () = tokio::time::sleep(limits.idle_timeout.get()) => {
+                    if streams.is_empty() {
+                        return;
+                    }
+                    continue;
+                }
+            };
+            match accepted {
+                Ok(Some(H2Accept::Session(stream))) => {
+                    let (proxy, shutdown) = (Arc::clone(&self.proxy), self.shutdown.clone());
+                    let (of_connection, of_gateway) = (streams.token(), self.tracker.token());
+                    tokio::spawn(async move {
+                        proxy.process_new_http(ServerSession::new_http2(stream), &shutdown).await;
+                        drop((of_connection, of_gateway));
+                    });
+                }
+                Ok(Some(H2Accept::Rejected)) => {
+                    malformed += 1;
+                    plan.metrics.refused(reason::REQUEST_AMBIGUOUS);
+                    if malformed > MAX_MALFORMED_STREAMS {
+                        return;
+                    }
+                }
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! The stream that Pingora reads a request from: it ends where the request ends.
+//!
+//! Our own loop reads and judges each head. What follows on the same connection belongs to the body only as far as the
+//! head's framing says; the gate hands on exactly that much, checks chunked coding strictly, and keeps whatever comes
+//! after it for the next head. So neither a pipelining client nor a smuggler decides what Pingora takes for a body.
+
+use super::chunked::{ChunkError, Scanner};
+use async_trait::async_trait;
+use bytes::{Buf, BytesMut};
+use pingora_core::protocols::raw_connect::ProxyDigest;
+use pingora_core::protocols::tls::{SslDigest, TlsRef};
+use pingora_core::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest, UniqueID, UniqueIDType,
+};
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+/// Bytes of later requests that are kept while one is being served. A client that sends more waits for its answers.
+const STASH: usize = 64 << 10;
+
+/// How long, and for how many bytes, a closed connection is read on so that the client gets the last response.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 1 << 20;
+
+/// What may be read from the gate.
+#[derive(Debug)]
+enum Allowance {
+    /// Everything: HTTP/2, and what follows an upgrade.
+    Open,
+    /// The body has ended, or there is none.
+    Spent,
+    Exact(u64),
+    Chunked(Scanner),
+}
+
+pub struct Gate {
+    inner: Stream,
+    digest: Arc<ProxyDigest>,
+    http2: bool,
+    buffer: BytesMut,
+    allowance: Allowance,
+    broken: Option<ChunkError>,
+}
+
+impl Gate {
+    /// `digest` carries what the driver needs to know of the connection to every session made from it.
+    pub fn new(inner: Stream, digest: Arc<ProxyDigest>, http2: bool) -> Self {
+        let allowance = if http2 { Allowance::Open } else { Allowance::Spent };
+        Self { inner, digest, http2, buffer: BytesMut::new(), allowance, broken: None }
+    }
+
+    pub fn is_http2(&self) -> bool {
+        self.http2
+    }
+
+    /// What has been read and is not yet used.
+    pub fn buffered(&self) -> &[u8] {
+        &self.buffer
+    }
+
+    /// Drops `len` bytes from the front of what is buffered.
+    pub fn consume(&mut self, len: usize) {
+        self.buffer.advance(len.min(self.buffer.len()));
+    }
+
+    /// Reads more into the buffer. 0 is the end of the stream.
+    ///
+    /// # Errors
+    /// As the stream below.
+    pub async fn fill(&mut self) -> io::Result<usize> {
+        self.buffer.reserve(8 << 10);
+        self.inner.read_buf(&mut self.buffer).await
+    }
+
+    pub fn allow_none(&mut self) {
+        self.allowance = Allowance::Spent;
+    }
+
+    pub fn allow_exact(&mut self, len: u64) {
+        self.allowance = if len == 0 { Allowance::Spent } else { Allowance::Exact(len) };
+    }
+
+    pub fn allow_chunked(&mut self) {
+        self.allowance = Allowance::Chunked(Scanner::default());
+    }
+
+    pub fn allow_all(&mut self) {
+        self.allowance = Allowance::Open;
+    }
+
+    /// Whether the whole body was read, so that what comes next is a head.
+    pub fn is_spent(&self) -> bool {
+        matches!(self.allowance, Allowance::Spent)
+    }
+
+    /// Reads only to learn whether the client is still there; its bytes are kept.
+    fn poll_beyond(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut space = [0; 4096];
+        while self.buffer.len() < STASH {
+            let mut read = ReadBuf::new(&mut space);
+            ready!(Pin::new(&mut self.inner).poll_read(context, &mut read))?;
+            if read.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            self.buffer.extend_from_slice(read.filled());
+        }
+        Poll::Pending
+    }
+
+    /// Takes up to `most` bytes from the buffer, or else from the stream.
+    fn poll_some(&mut self, context: &mut Context<'_>, out: &mut ReadBuf<'_>, most: usize) -> Poll<io::Result<usize>> {
+        let most = most.min(out.remaining());
+        if !self.buffer.is_empty() {
+            let len = most.min(self.buffer.len());
+            out.put_slice(&self.buffer[..len]);
+            self.buffer.advance(len);
+            return Poll::Ready(Ok(len));
+        }
+        let space = out.initialize_unfilled_to(most);
+        let mut read = ReadBuf::new(space);
+        ready!(Pin::new(&mut self.inner).poll_read(context, &mut read))?;
+        let len = read.filled().len();
+        out.advance(len);
+        Poll::Ready(Ok(len))
+    }
+
+    fn poll_chunked(&mut self, context: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = out.filled().len();
+        let len = ready!(self.poll_some(context, out, usize::MAX))?;
+        let Allowance::Chunked(scanner) = &mut self.allowance else { return Poll::Ready(Ok(())) };
+        let fresh = &out.filled()[before..before + len];
+        match scanner.scan(fresh) {
+            Ok(None) => {}
+            Ok(Some(end)) => {
+                // What stands behind the body belongs to the next request, in front of what is already buffered.
+                let mut rest = BytesMut::from(&fresh[end..]);
+                rest.extend_from_slice(&self.buffer);
+                self.buffer = rest;
+                out.set_filled(before + end);
+                self.allowance = Allowance::Spent;
+            }
+            Err(error) => {
+                self.broken = Some(error);
+                out.set_filled(before);
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for Gate {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let gate = self.get_mut();
+        if let Some(error) = gate.broken {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
+        }
+        match gate.allowance {
+            Allowance::Open if gate.buffer.is_empty() => Pin::new(&mut gate.inner).poll_read(context, out),
+            Allowance::Open => gate.poll_some(context, out, usize::MAX).map_ok(|_| ()),
+            Allowance::Spent => gate.poll_beyond(context),
+            Allowance::Exact(left) => {
+                let len = ready!(gate.poll_some(context, out, usize::try_from(left).unwrap_or(usize::MAX)))?;
+                gate.allow_exact(left - len as u64);
+                Poll::Ready(Ok(()))
+            }
+            Allowance::Chunked(_) => gate.poll_chunked(context, out),
+        }
+    }
+}
+
+impl AsyncWrite for Gate {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(context, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, data: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(context, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}
+
+#[async_trait]
+impl Shutdown for Gate {
+    async fn shutdown(&mut self) {
+        // Closing while the client is still sending makes its kernel throw our last response away (RFC 9112, section
+        // 9.6): say that we are done, then let it finish within bounds.
+        if self.is_spent() && self.buffer.is_empty() || self.http2 {
+            self.inner.shutdown().await;
+            return;
+        }
+        let _ = tokio::time::timeout(LINGER, async {
+            tokio::io::AsyncWriteExt::shutdown(&mut self.inner).await?;
+            let mut space = [0; 4096];
+            let mut seen = 0;
+            while seen < LINGER_BYTES {
+                match self.inner.read(&mut space).await? {
+                    0 => break,
+                    len => seen += len,
+                }
+            }
+            io::Result::Ok(())
+        })
+        .await;
+    }
+}
+
+impl UniqueID for Gate {
+    fn id(&self) -> UniqueIDType {
+        self.inner.id()
+    }
+}
+
+impl Ssl for Gate {
+    fn get_ssl(&self) -> Option<&TlsRef> {
+        self.inner.get_ssl()
+    }
+
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.inner.get_ssl_digest()
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        // Prior knowledge counts as much as ALPN: the connection loop has seen the preface.
+        self.http2.then_some(ALPN::H2)
+    }
+}
+
+impl GetTimingDigest for Gate {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        self.inner.get_timing_digest()
+    }
+}
+
+impl GetProxyDigest for Gate {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        Some(Arc::clone(&self.digest))
+    }
+}
+
+impl GetSocketDigest for Gate {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        self.inner.get_socket_digest()
+    }
+}
+
+impl Peek for Gate {}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate").field("http2", &self.http2).field("allowance", &self.allowance).finish_non_exhaustive()
+    }
+}

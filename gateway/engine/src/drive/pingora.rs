@@ -1,0 +1,408 @@
+//! The Pingora driver: `ProxyHttp`'s phases call the exchange. Nothing is decided here.
+
+use super::convert;
+use crate::access_log::FinalVerdict;
+use crate::config::snapshot::{ListenerPlan, Snapshot};
+use crate::connection::Client;
+use crate::exchange::{Next, Run};
+use crate::normalise::{self, BodyLength, Framing};
+use crate::pool::{BackendOutcome, Pool, Selected};
+use crate::refusals::refuse;
+use crate::rescue::Cause;
+use async_trait::async_trait;
+use bytes::Bytes;
+use pingora_core::protocols::Digest;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::{Error, ErrorSource, ErrorType, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+use portcullis_plugin::{DecisionId, Reply, RequestHead, ResponseHead, Scheme, reason};
+use std::any::Any;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+/// How long the rest of a refused request's body is read, so that the connection can be used again.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Marks an error whose reply is already decided.
+const DECIDED: ErrorType = ErrorType::Custom("Decided");
+
+/// A request whose head our own loop has read and normalised, on its way through Pingora to [`Driver`].
+pub struct Inbound {
+    pub client: Arc<Client>,
+    pub snapshot: Arc<Snapshot>,
+    pub plan: Arc<ListenerPlan>,
+    pub request: RequestHead,
+    pub framing: Framing,
+}
+
+/// One request's state between phases.
+#[derive(Default)]
+pub struct Context {
+    inbound: Option<Box<Inbound>>,
+    run: Option<Box<Run>>,
+    pool: Option<Arc<Pool>>,
+    selected: Option<Selected>,
+    /// When the current attempt began, for the upstream's time.
+    attempt: Option<Instant>,
+    /// When the whole way to the backends has to be over.
+    deadline: Option<Instant>,
+    decided: Option<Reply>,
+    responded: bool,
+}
+
+impl Context {
+    fn run(&mut self) -> Result<&mut Run> {
+        self.run.as_deref_mut().ok_or_else(|| Error::explain(ErrorType::InternalError, "a phase ran before the request was judged"))
+    }
+}
+
+/// The only implementation of `ProxyHttp`.
+pub struct Driver;
+
+#[async_trait]
+impl ProxyHttp for Driver {
+    type CTX = Context;
+
+    fn new_ctx(&self) -> Context {
+        Context::default()
+    }
+
+    fn init_downstream_modules(&self, _: &mut pingora_core::modules::http::HttpModules) {
+        // None: they are fixed at start and know neither route nor configuration.
+    }
+
+    fn on_connection_reuse(&self, _: &mut Session, context: &mut Context, inbound: Box<dyn Any + Send + Sync>) {
+        context.inbound = inbound.downcast().ok();
+    }
+
+    async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
+        let inbound = match context.inbound.take() {
+            Some(inbound) => *inbound,
+            None => match read_http2(session) {
+                Ok(inbound) => inbound,
+                Err(reply) => {
+                    write(session, &ResponseHead::new(reply.status, reply.headers), reply.body).await?;
+                    return Ok(true);
+                }
+            },
+        };
+        let limits = &inbound.plan.settings.limits;
+        session.set_read_timeout(Some(limits.body_timeout.get()));
+        session.set_write_timeout(Some(limits.write_timeout.get()));
+        session.as_downstream_mut().set_total_drain_timeout(Some(DRAIN));
+        let now = SystemTime::now();
+        let certificate = inbound.client.certificate_status(&inbound.plan, now);
+        let connection = Arc::clone(&inbound.client.connection);
+        let limit = inbound.plan.body_limit;
+        let Inbound { snapshot, plan, request, framing, .. } = inbound;
+        let too_large = matches!((limit, &framing.body), (Some(limit), BodyLength::Exact(len)) if *len > limit);
+        let mut run = Box::new(Run::new(snapshot, plan, connection, certificate, request, framing, now));
+        let next = run.judge().await;
+        let expects = run.framing().expect_continue;
+        let reply = match next {
+            Next::Reply(reply) => reply,
+            Next::Forward(_) if too_large => run.fail(Cause::BodyTooLarge),
+            Next::Forward(pool) => {
+                context.deadline = pool.timeouts().total.map(|total| Instant::now() + total);
+                context.pool = Some(pool);
+                context.run = Some(run);
+                return Ok(false);
+            }
+        };
+        if expects || too_large {
+            // The body that was announced will not come, or is not wanted.
+            session.set_keepalive(None);
+        }
+        let (head, body) = run.reply(reply);
+        context.run = Some(run);
+        context.responded = true;
+        write(session, &head, body).await?;
+        Ok(true)
+    }
+
+    async fn upstream_peer(&self, _: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
+        let Some(pool) = context.pool.clone() else {
+            return Error::e_explain(ErrorType::InternalError, "a request is forwarded without a pool");
+        };
+        if context.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return context.decide(Cause::UpstreamTimeout);
+        }
+        let selected = match context.run()?.select(&pool) {
+            Ok(selected) => selected,
+            Err(reply) => {
+                context.decided = Some(reply);
+                return Error::e_explain(DECIDED, "no backend");
+            }
+        };
+        let upgrade = context.run()?.framing().upgrade;
+        let mut peer = match selected.peer(upgrade) {
+            Ok(peer) => peer,
+            Err(error) => {
+                tracing::error!(backend = selected.label(), %error, "the backend cannot be used");
+                selected.record(BackendOutcome::ConnectFailed);
+                return context.decide(Cause::Connect);
+            }
+        };
+        if let Some(left) = context.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+            let within = |timeout: Option<Duration>| Some(timeout.map_or(left, |timeout| timeout.min(left)));
+            peer.options.read_timeout = within(peer.options.read_timeout);
+            peer.options.total_connection_timeout = within(peer.options.total_connection_timeout);
+        }
+        context.attempt = Some(Instant::now());
+        context.selected = Some(selected);
+        Ok(Box::new(peer))
+    }
+
+    fn fail_to_connect(&self, _: &mut Session, peer: &HttpPeer, context: &mut Context, mut error: Box<Error>) -> Box<Error> {
+        if let Some(selected) = context.selected.take() {
+            tracing::warn!(backend = selected.label(), address = %peer, cause = %error.etype().as_str(), "no connection to the backend");
+            selected.record(BackendOutcome::ConnectFailed);
+        }
+        // Nothing was sent: another backend may be asked, whatever the method.
+        let retries = context.pool.as_ref().map_or(0, |pool| pool.retries());
+        let attempts = context.run.as_ref().map_or(0, |run| run.upstream().attempts) as usize;
+        let again = attempts <= retries;
+        if again && let Some(pool) = &context.pool {
+            pool.metrics().retries.inc();
+        }
+        error.set_retry(again);
+        error
+    }
+
+    fn error_while_proxy(&self, _: &HttpPeer, session: &mut Session, mut error: Box<Error>, context: &mut Context, reused: bool) -> Box<Error> {
+        // A kept connection may have been closed by the backend just as we used it. Only what may be sent twice is.
+        let may_repeat = session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated() && !context.responded;
+        if may_repeat {
+            error.retry.decide_reuse(reused);
+        } else {
+            error.set_retry(false);
+        }
+        if error.retry() {
+            // The same backend again, on a fresh connection: it did nothing wrong.
+            if let (Some(run), Some(selected)) = (context.run.as_deref_mut(), context.selected.take()) {
+                run.upstream_mut().tried.retain(|tried| *tried != selected.id());
+                drop(selected);
+            }
+        }
+        error
+    }
+
+    async fn upstream_request_filter(&self, _: &mut Session, upstream: &mut RequestHeader, context: &mut Context) -> Result<()> {
+        let host = context.pool.as_ref().and_then(|pool| pool.host().map(str::to_owned));
+        let run = context.run()?;
+        let host = host.as_deref().unwrap_or_else(|| run.request().authority());
+        convert::write_request(run.request(), host, run.rewrites_request_body(), upstream)
+    }
+
+    async fn request_body_filter(&self, _: &mut Session, body: &mut Option<Bytes>, last: bool, context: &mut Context) -> Result<()> {
+        match context.run()?.request_body(body, last) {
+            Ok(()) => Ok(()),
+            Err(reply) => {
+                context.decided = Some(reply);
+                Error::e_explain(DECIDED, "the request body was refused")
+            }
+        }
+    }
+
+    async fn upstream_response_filter(&self, _: &mut Session, response: &mut ResponseHeader, context: &mut Context) -> Result<()> {
+        if response.status.is_informational() && response.status.as_u16() != 101 {
+            return Ok(());
+        }
+        if let Some(attempt) = context.attempt {
+            context.run()?.upstream_mut().duration = Some(attempt.elapsed());
+        }
+        let head = convert::read_response(response)?;
+        if let Err(refusal) = normalise::response(head.status(), head.headers().iter()) {
+            tracing::warn!(observed = refusal.finding.observed, "the response of the backend is ambiguous");
+            return context.decide(Cause::UpstreamInvalid);
+        }
+        Ok(())
+    }
+
+    async fn response_filter(&self, session: &mut Session, response: &mut ResponseHeader, context: &mut Context) -> Result<()> {
+        if response.status.is_informational() && response.status.as_u16() != 101 {
+            return Ok(());
+        }
+        if session.is_process_shutting_down() {
+            session.set_keepalive(None);
+        }
+        let mut head = convert::read_response(response)?;
+        let run = context.run()?;
+        if let Some(reply) = run.response(&mut head) {
+            context.decided = Some(reply);
+            return Error::e_explain(DECIDED, "a filter replaced the response");
+        }
+        let streamed = run.rewrites_response_body();
+        convert::write_response(&head, response)?;
+        if streamed && response.remove_header("content-length").is_some() && session.req_header().version == http::Version::HTTP_11 {
+            response.insert_header("Transfer-Encoding", "chunked")?;
+        }
+        context.responded = true;
+        Ok(())
+    }
+
+    fn response_body_filter(&self, _: &mut Session, body: &mut Option<Bytes>, last: bool, context: &mut Context) -> Result<Option<Duration>> {
+        if context.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Err(Error::explain(ErrorType::ReadTimedout, "the pool's total time is over").into_up());
+        }
+        match context.run()?.response_body(body, last) {
+            Ok(()) => Ok(None),
+            Err(reason) => Error::e_explain(DECIDED, reason.as_str()),
+        }
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _: &mut Session,
+        _: bool,
+        _: &HttpPeer,
+        _: std::os::unix::io::RawFd,
+        _: Option<&Digest>,
+        _: &mut Context,
+    ) -> Result<()> {
+        Ok(())
+    }
+
+    fn suppress_error_log(&self, _: &Session, _: &Context, _: &Error) -> bool {
+        // Every failure has its line in the access log, with a reason code.
+        true
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, context: &mut Context) -> FailToProxy {
+        let nothing = FailToProxy { error_code: 0, can_reuse_downstream: false };
+        let (cause, outcome) = explain(error);
+        if let Some(selected) = context.selected.take() {
+            selected.record(outcome);
+        }
+        let decided = context.decided.take();
+        let Some(run) = context.run.as_deref_mut() else { return nothing };
+        if session.response_written().is_some_and(|head| !head.status.is_informational()) || context.responded && decided.is_none() {
+            // Too late for another answer: the response breaks off, and the log says why.
+            if run.reason().is_none() {
+                run.fail(cause);
+            }
+            return nothing;
+        }
+        let reply = match decided {
+            Some(reply) => reply,
+            None => run.fail(cause),
+        };
+        let (head, body) = run.reply(reply);
+        let status = head.status();
+        session.set_keepalive(None);
+        if write(session, &head, body).await.is_err() {
+            return nothing;
+        }
+        FailToProxy { error_code: status, can_reuse_downstream: false }
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
+        let status = session.response_written().map_or(0, |head| head.status.as_u16());
+        if let Some(selected) = context.selected.take() {
+            selected.record(match (error, status) {
+                (None, 500..) => BackendOutcome::ServerError,
+                (None, _) => BackendOutcome::Success,
+                (Some(error), _) => explain(error).1,
+            });
+        }
+        if let Some(mut run) = context.run.take() {
+            if let Some(error) = error
+                && run.outcome() == FinalVerdict::Allow
+            {
+                run.fail(explain(error).0);
+            }
+            if run.upstream().pool.is_none() || run.traffic_mut().bytes_out == 0 {
+                run.traffic_mut().bytes_out = session.body_bytes_sent() as u64;
+            }
+            run.finish(status);
+        }
+    }
+}
+
+impl Context {
+    fn decide<T>(&mut self, cause: Cause) -> Result<T> {
+        let reply = self.run()?.fail(cause);
+        self.decided = Some(reply);
+        Error::e_explain(DECIDED, "decided")
+    }
+}
+
+/// What an error of Pingora's means to the client and to the backend's record.
+fn explain(error: &Error) -> (Cause, BackendOutcome) {
+    use ErrorType as E;
+    let ambiguous = Cause::Refused { status: 400, reason: reason::REQUEST_AMBIGUOUS };
+    if *error.esource() == ErrorSource::Downstream {
+        let cause = match error.etype() {
+            E::ReadTimedout => Cause::RequestTimeout,
+            E::ReadError if is_invalid_chunk(error) => ambiguous,
+            E::InvalidHTTPHeader => ambiguous,
+            _ => Cause::ClientGone,
+        };
+        return (cause, BackendOutcome::Cancelled);
+    }
+    match error.etype() {
+        E::ConnectTimedout | E::TLSHandshakeTimedout => (Cause::Connect, BackendOutcome::ConnectFailed),
+        E::ConnectRefused | E::ConnectNoRoute | E::ConnectError | E::TLSHandshakeFailure | E::InvalidCert | E::SocketError | E::BindError => {
+            (Cause::Connect, BackendOutcome::ConnectFailed)
+        }
+        E::ReadTimedout | E::WriteTimedout => (Cause::UpstreamTimeout, BackendOutcome::Timeout),
+        E::InvalidHTTPHeader | E::H1Error | E::InvalidH2 | E::H2Error => (Cause::UpstreamInvalid, BackendOutcome::Invalid),
+        E::ReadError | E::WriteError | E::ConnectionClosed | E::H2Downgrade => (Cause::UpstreamReset, BackendOutcome::Reset),
+        E::HTTPStatus(408) => (Cause::RequestTimeout, BackendOutcome::Cancelled),
+        E::Custom("Decided") => (Cause::GatewayFault, BackendOutcome::Reset),
+        _ if *error.esource() == ErrorSource::Upstream => (Cause::UpstreamReset, BackendOutcome::Reset),
+        _ => (Cause::GatewayFault, BackendOutcome::Reset),
+    }
+}
+
+/// Whether the gate found the client's chunked coding broken.
+fn is_invalid_chunk(error: &Error) -> bool {
+    error.root_cause().downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::InvalidData)
+}
+
+/// Sends a response of the gateway's own.
+async fn write(session: &mut Session, head: &ResponseHead, body: Bytes) -> Result<()> {
+    let response = convert::own_response(head, &body)?;
+    let empty = body.is_empty() || session.req_header().method == http::Method::HEAD || matches!(head.status(), 204 | 304);
+    if session.is_process_shutting_down() {
+        session.set_keepalive(None);
+    }
+    session.write_response_header(Box::new(response), empty).await?;
+    if !empty {
+        session.write_response_body(Some(body), true).await?;
+    }
+    Ok(())
+}
+
+/// Normalises the head of an HTTP/2 request; HTTP/1 heads come normalised from the connection loop. `Err` is the reply to
+/// a request that is refused.
+fn read_http2(session: &mut Session) -> std::result::Result<Inbound, Reply> {
+    let has_body = !session.as_downstream_mut().is_body_empty();
+    let client = session
+        .as_downstream()
+        .digest()
+        .and_then(|digest| digest.proxy_digest.as_ref()?.user_data.as_ref()?.downcast_ref::<Arc<Client>>())
+        .cloned();
+    let Some(client) = client else {
+        tracing::error!("a request without its connection; refused");
+        return Err(Cause::GatewayFault.reply(DecisionId::random()));
+    };
+    let (snapshot, plan) = client.current();
+    let header = session.req_header();
+    let scheme = if client.connection.tls.is_some() { Scheme::Https } else { Scheme::Http };
+    let authority = header.uri.authority().map(|authority| authority.as_str());
+    // What is not UTF-8 is no path: the empty one is refused.
+    let path = std::str::from_utf8(header.raw_path()).unwrap_or_default();
+    let fields = header.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let method = header.method.as_str();
+    match normalise::http2(method, header.uri.scheme_str(), authority, path, fields, &plan.head_limits, scheme, &plan.policy) {
+        Ok((request, mut framing)) => {
+            if !has_body {
+                framing.body = BodyLength::None;
+            }
+            Ok(Inbound { client, snapshot, plan, request, framing })
+        }
+        Err(refusal) => Err(refuse(&snapshot, &plan, &client.connection, &refusal)),
+    }
+}

@@ -1,0 +1,181 @@
+//! What would happen to one request, and why: the same exchange as on the wire, with no network behind it.
+
+use crate::config::snapshot::{ListenerPlan, Snapshot};
+use crate::exchange::{Next, Run};
+use crate::http1::{self, Parsed};
+use crate::normalise;
+use portcullis_plugin::{CertificateStatus, Check, Connection, RequestHead, Scheme, TlsFacts};
+use rustls_pki_types::CertificateDer;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// A request to be explained.
+#[derive(Debug, Clone)]
+pub struct Query {
+    /// `http://` or `https://`, host, path and query.
+    pub url: String,
+    pub method: String,
+    /// Name and value, as they would be sent.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// The client's certificate chain, leaf first; empty for none.
+    pub certificate: Vec<CertificateDer<'static>>,
+    pub client: IpAddr,
+    /// The time by which expiry is judged.
+    pub at: SystemTime,
+    /// The listener it arrives at. Default: the first that speaks the URL's scheme, on its port if it names one.
+    pub listener: Option<String>,
+}
+
+/// The answer. Serialised, it is what the contract promises.
+#[derive(Debug, Clone, Serialize)]
+pub struct Explanation {
+    pub listener: String,
+    pub route: Option<String>,
+    /// `allow`, `deny` or `error`.
+    pub verdict: &'static str,
+    /// What the gateway itself would answer. `None`: the upstream answers.
+    pub status: Option<u16>,
+    pub reason: Option<&'static str>,
+    pub checks: Vec<Check>,
+    /// What the upstream would get. Credentials are not shown.
+    pub upstream_headers: BTreeMap<String, serde_json::Value>,
+    pub pool: Option<String>,
+}
+
+impl Explanation {
+    pub fn is_allowed(&self) -> bool {
+        self.verdict == "allow"
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ExplainError {
+    #[error("`{0}` is not an http or https URL; write one such as https://api.example.com/orders?x=1")]
+    Url(String),
+    #[error("no listener is called `{0}`")]
+    UnknownListener(String),
+    #[error("the configuration has no listener that speaks {0}")]
+    NoListener(&'static str),
+}
+
+/// Judges `query` by `snapshot`.
+///
+/// # Errors
+/// If the query itself cannot be used. A request that would be refused is an answer, not an error.
+pub async fn explain(snapshot: &Arc<Snapshot>, query: &Query) -> Result<Explanation, ExplainError> {
+    let refuse = || ExplainError::Url(query.url.clone());
+    let (scheme, rest) = query.url.split_once("://").ok_or_else(refuse)?;
+    let scheme = match scheme {
+        "http" => Scheme::Http,
+        "https" => Scheme::Https,
+        _ => return Err(refuse()),
+    };
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, target) = rest.split_at(end);
+    if authority.is_empty() {
+        return Err(refuse());
+    }
+    let target = target.split('#').next().unwrap_or_default();
+    let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
+    let plan = listener(snapshot, query, scheme, authority)?;
+
+    let mut head = format!("{} {target} HTTP/1.1\r\n", query.method).into_bytes();
+    if !query.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+        head.extend_from_slice(format!("Host: {authority}\r\n").as_bytes());
+    }
+    for (name, value) in &query.headers {
+        head.extend_from_slice(name.as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value);
+        head.extend_from_slice(b"\r\n");
+    }
+    head.extend_from_slice(b"\r\n");
+    let normalised = match http1::Parser::default().parse(&head, &plan.head_limits) {
+        Ok(Parsed::Complete { head, .. }) => normalise::http1(head, scheme, &plan.policy),
+        // A value with a line break of its own.
+        Ok(Parsed::Partial) => Err(normalise::Refusal::ambiguous("one request head", "a broken one")),
+        Err(refusal) => Err(refusal),
+    };
+    let (request, framing) = match normalised {
+        Ok(normalised) => normalised,
+        Err(refusal) => {
+            return Ok(Explanation {
+                listener: plan.settings.name.to_string(),
+                route: None,
+                verdict: "deny",
+                status: Some(refusal.status),
+                reason: Some(refusal.reason.as_str()),
+                checks: vec![Check { filter: "normalise", check: "request", ok: false, reason: refusal.reason, finding: refusal.finding }],
+                upstream_headers: BTreeMap::new(),
+                pool: None,
+            });
+        }
+    };
+    let (connection, certificate) = connection(&plan, &request, query);
+    let mut run = Run::new(Arc::clone(snapshot), plan, connection, certificate, request, framing, query.at);
+    run.rehearse();
+    let next = run.judge().await;
+    let (status, pool) = match next {
+        Next::Forward(pool) => (None, Some(pool.name().to_string())),
+        Next::Reply(reply) => (Some(run.reply(reply).0.status()), None),
+    };
+    let upstream_headers = if pool.is_some() { upstream_headers(run.request()) } else { BTreeMap::new() };
+    Ok(Explanation {
+        listener: run.plan().settings.name.to_string(),
+        route: run.exchange().route().map(ToString::to_string),
+        verdict: run.outcome().as_str(),
+        status,
+        reason: run.reason().map(portcullis_plugin::ReasonCode::as_str),
+        checks: run.exchange_mut().driver_take_checks(),
+        upstream_headers,
+        pool,
+    })
+}
+
+fn listener(snapshot: &Snapshot, query: &Query, scheme: Scheme, authority: &str) -> Result<Arc<ListenerPlan>, ExplainError> {
+    if let Some(name) = &query.listener {
+        return snapshot.listener(name).cloned().ok_or_else(|| ExplainError::UnknownListener(name.clone()));
+    }
+    let speaks = |plan: &&Arc<ListenerPlan>| plan.settings.tls.is_some() == (scheme == Scheme::Https);
+    let port = authority.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    let on_port = |plan: &&Arc<ListenerPlan>| port == Some(plan.address.port());
+    let candidates = || snapshot.listeners.iter().filter(speaks);
+    let plan = candidates().find(on_port).or_else(|| candidates().next());
+    // Behind a balancer that ends TLS, an https URL arrives at a plain listener.
+    plan.or_else(|| snapshot.listeners.first()).cloned().ok_or(ExplainError::NoListener(scheme.as_str()))
+}
+
+fn connection(plan: &ListenerPlan, request: &RequestHead, query: &Query) -> (Arc<Connection>, CertificateStatus) {
+    let tls = plan.settings.tls.as_ref();
+    let source = SocketAddr::new(query.client, 0);
+    let facts = tls.map(|_| TlsFacts { version: "TLSv1.3", cipher: "TLS13_AES_256_GCM_SHA384", sni: Some(request.host().into()) });
+    let connection =
+        Connection { listener: Arc::clone(&plan.settings.name), peer: source, source, local: plan.address, tls: facts };
+    let certificate = match tls.and_then(|tls| tls.client_cas()) {
+        Some(cas) if !query.certificate.is_empty() => cas.judge(&query.certificate, query.at),
+        _ => CertificateStatus::Missing,
+    };
+    (Arc::new(connection), certificate)
+}
+
+/// What would be sent up, without what opens doors.
+fn upstream_headers(request: &RequestHead) -> BTreeMap<String, serde_json::Value> {
+    let mut shown: BTreeMap<String, serde_json::Value> = BTreeMap::new();
+    shown.insert("host".into(), request.authority().into());
+    for (name, value) in request.headers().iter() {
+        let name = name.to_ascii_lowercase();
+        let secret = matches!(name.as_str(), "authorization" | "cookie" | "proxy-authorization" | "x-api-key");
+        let value = if secret { "(not shown)".into() } else { String::from_utf8_lossy(value).into_owned() };
+        match shown.get_mut(&name) {
+            Some(serde_json::Value::Array(list)) => list.push(value.into()),
+            Some(first) => *first = serde_json::Value::Array(vec![first.take(), value.into()]),
+            None => {
+                shown.insert(name, value.into());
+            }
+        }
+    }
+    shown
+}

@@ -1,0 +1,168 @@
+//! Who the client is when other proxies stand before this one, and what upstreams are told about it.
+
+use portcullis_plugin::units::Network;
+use portcullis_plugin::{Connection, DecisionId, Headers, RequestHead};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// The proxies whose word is believed.
+#[derive(Debug, Clone, Default)]
+pub struct TrustedProxies(Arc<[Network]>);
+
+impl TrustedProxies {
+    pub fn new(networks: Vec<Network>) -> Self {
+        Self(networks.into())
+    }
+
+    fn trusts(&self, address: IpAddr) -> bool {
+        self.0.iter().any(|network| network.contains(address))
+    }
+
+    /// The real client: walks `X-Forwarded-For` from the right while each speaker is trusted. An entry that is no
+    /// address ends the walk at the proxy that passed it on: what stands left of it cannot be judged.
+    pub fn client(&self, connection: &Connection, headers: &Headers) -> IpAddr {
+        let mut client = connection.source.ip().to_canonical();
+        if !self.trusts(client) {
+            return client;
+        }
+        let lines: Vec<&[u8]> = headers.get_all("x-forwarded-for").collect();
+        let entries = lines.iter().rev().flat_map(|line| line.rsplit(|b| *b == b','));
+        for entry in entries {
+            let Some(address) = std::str::from_utf8(entry).ok().and_then(forwarded_address) else { break };
+            client = address;
+            if !self.trusts(client) {
+                break;
+            }
+        }
+        client
+    }
+
+    /// Replaces what the client said about its own way here by what this gateway knows. A trusted proxy's words are
+    /// kept and added to.
+    pub fn rewrite(&self, request: &mut RequestHead, connection: &Connection, id: DecisionId) {
+        let source = connection.source.ip().to_canonical();
+        let trusted = self.trusts(source);
+        let scheme = request.scheme().as_str();
+        let chain = if trusted {
+            let mut chain = request.headers().get_all("x-forwarded-for").collect::<Vec<_>>().join(&b", "[..]);
+            if !chain.is_empty() {
+                chain.extend_from_slice(b", ");
+            }
+            chain
+        } else {
+            Vec::new()
+        };
+        let proto = request.headers().get_str("x-forwarded-proto").filter(|proto| trusted && matches!(*proto, "http" | "https"));
+        let proto = if proto == Some("https") || (proto.is_none() && scheme == "https") { "https" } else { "http" };
+        let host = request.headers().get("x-forwarded-host").filter(|_| trusted).map(<[u8]>::to_vec);
+        request.headers_mut().driver_retain(|name, _| !is_forwarding(name, trusted));
+        let authority = request.authority().to_owned();
+        let headers = request.headers_mut();
+        let mut chain = chain;
+        chain.extend_from_slice(source.to_string().as_bytes());
+        // These fit: the values are addresses and words of our own, or were header values before. A head that is full
+        // to its last field loses information about the way, never about identity.
+        let _ = headers.driver_set("x-forwarded-for", &chain);
+        let _ = headers.driver_set("x-forwarded-proto", proto.as_bytes());
+        let _ = headers.driver_set("x-forwarded-host", &host.unwrap_or_else(|| authority.into_bytes()));
+        let _ = headers.driver_set("x-decision-id", id.as_str().as_bytes());
+    }
+}
+
+/// `a.b.c.d`, `a.b.c.d:port`, `::1` or `[::1]:port`, as proxies write them.
+fn forwarded_address(entry: &str) -> Option<IpAddr> {
+    let entry = entry.trim_matches([' ', '\t']);
+    let address = entry.parse().ok().or_else(|| entry.parse::<std::net::SocketAddr>().ok().map(|socket| socket.ip()));
+    let bare = || entry.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    address.or_else(bare).map(|address: IpAddr| address.to_canonical())
+}
+
+/// Names under which clients and proxies describe the way of a request, underscore spellings included. From a peer that
+/// is not trusted all of them go; from a trusted one only those that this gateway writes anew, and look-alikes.
+fn is_forwarding(name: &str, trusted: bool) -> bool {
+    let folded: String = name.bytes().map(|b| if b == b'_' { '-' } else { b.to_ascii_lowercase() as char }).collect();
+    let look_alike = name.contains('_');
+    match folded.as_str() {
+        "x-forwarded-for" | "x-forwarded-proto" | "x-forwarded-host" | "x-decision-id" => true,
+        "forwarded" | "x-real-ip" | "x-original-forwarded-for" | "true-client-ip" | "x-client-ip" | "x-cluster-client-ip" | "x-original-url"
+        | "x-rewrite-url" | "x-original-host" | "x-envoy-external-address" => !trusted || look_alike,
+        other => other.starts_with("x-forwarded-") && (!trusted || look_alike),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use portcullis_plugin::{Method, Scheme, Version};
+
+    fn connection(source: &str) -> Connection {
+        let source = format!("{source}:1").parse().unwrap();
+        Connection { listener: "test".into(), peer: source, source, local: source, tls: None }
+    }
+
+    fn request(fields: &[(&str, &str)]) -> RequestHead {
+        let mut headers = Headers::new();
+        for (name, value) in fields {
+            headers.append(name, value).unwrap();
+        }
+        RequestHead::new(Method::Get, Scheme::Http, Version::Http11, "a.example".into(), "/".into(), headers)
+    }
+
+    fn trusted() -> TrustedProxies {
+        TrustedProxies::new(vec!["10.0.0.0/8".parse().unwrap()])
+    }
+
+    fn client(source: &str, forwarded: &[&str]) -> String {
+        let fields: Vec<_> = forwarded.iter().map(|value| ("X-Forwarded-For", *value)).collect();
+        trusted().client(&connection(source), request(&fields).headers()).to_string()
+    }
+
+    #[test]
+    fn a_stranger_is_not_believed() {
+        assert_eq!(client("203.0.113.9", &["10.1.1.1"]), "203.0.113.9");
+    }
+
+    #[test]
+    fn the_walk_goes_from_right_to_left_through_trusted_proxies() {
+        assert_eq!(client("10.0.0.1", &["198.51.100.7"]), "198.51.100.7");
+        assert_eq!(client("10.0.0.1", &["1.1.1.1, 198.51.100.7, 10.0.0.2"]), "198.51.100.7");
+        assert_eq!(client("10.0.0.1", &["1.1.1.1", "198.51.100.7"]), "198.51.100.7");
+        assert_eq!(client("10.0.0.1", &["::ffff:198.51.100.7"]), "198.51.100.7");
+        assert_eq!(client("10.0.0.1", &["198.51.100.7:4711"]), "198.51.100.7");
+    }
+
+    #[test]
+    fn what_is_no_address_ends_the_walk_at_who_passed_it_on() {
+        assert_eq!(client("10.0.0.1", &["198.51.100.7, unknown, 10.0.0.2"]), "10.0.0.2");
+        assert_eq!(client("10.0.0.1", &["127.0.0.1, ' or 1=1"]), "10.0.0.1");
+    }
+
+    #[test]
+    fn a_strangers_story_is_replaced_in_every_spelling() {
+        let mut head = request(&[
+            ("X-Forwarded-For", "127.0.0.1"),
+            ("x_forwarded_for", "127.0.0.1"),
+            ("X-Forwarded-Prefix", "/admin"),
+            ("Forwarded", "for=127.0.0.1"),
+            ("X-Forwarded-Proto", "https"),
+            ("X-Decision-Id", "forged"),
+            ("X-Real-IP", "127.0.0.1"),
+        ]);
+        let id = DecisionId::random();
+        trusted().rewrite(&mut head, &connection("203.0.113.9"), id);
+        let seen: Vec<_> = head.headers().iter().map(|(n, v)| format!("{n}: {}", String::from_utf8_lossy(v))).collect();
+        assert_eq!(
+            seen,
+            ["x-forwarded-for: 203.0.113.9", "x-forwarded-proto: http", "x-forwarded-host: a.example", &format!("x-decision-id: {id}")]
+        );
+    }
+
+    #[test]
+    fn a_trusted_proxys_story_is_continued() {
+        let mut head = request(&[("X-Forwarded-For", "198.51.100.7"), ("X-Forwarded-Proto", "https"), ("X-Forwarded-Prefix", "/p")]);
+        trusted().rewrite(&mut head, &connection("10.0.0.1"), DecisionId::random());
+        assert_eq!(head.headers().get_str("x-forwarded-for"), Some("198.51.100.7, 10.0.0.1"));
+        assert_eq!(head.headers().get_str("x-forwarded-proto"), Some("https"));
+        assert_eq!(head.headers().get_str("x-forwarded-prefix"), Some("/p"));
+    }
+}

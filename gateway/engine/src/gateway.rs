@@ -1,0 +1,469 @@
+//! A running gateway: started from a configuration, reloaded, drained and stopped through its [`Handle`].
+
+use crate::access_log::AccessLog;
+use crate::admin::{Admin, Readiness};
+use crate::config::snapshot::{ListenerPlan, Snapshot};
+use crate::config::{Diagnostic, Diagnostics, Loader, compile};
+use crate::connection::Client;
+use crate::drive::connection::Serving;
+use crate::drive::pingora::Driver;
+use crate::listen;
+use crate::metrics::{ListenerMetrics, Metrics};
+use crate::watch::Watcher;
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use pingora_core::apps::HttpServerApp;
+use pingora_core::server::configuration::ServerConf;
+use pingora_proxy::http_proxy;
+use portcullis_plugin::env::Kept;
+use portcullis_plugin::{Build, ConfigError, FilterFactory, FilterTable};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+/// Connections to backends that are kept open for the next request, over all pools. A pool smaller than the peak of
+/// concurrent requests opens connections all the time.
+const UPSTREAM_CONNECTIONS: usize = 4096;
+
+/// How long the last lines of the access log may take at the end.
+const LAST_LINES: Duration = Duration::from_secs(5);
+
+/// Where a configuration comes from.
+#[derive(Debug, Clone)]
+enum Source {
+    File(PathBuf),
+    Text { text: String, base: PathBuf },
+}
+
+/// Why a gateway did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("no configuration: give `config_file` or `config_text`")]
+    NoConfiguration,
+    #[error("{0}")]
+    Configuration(Diagnostics),
+    #[error("listener `{listener}` cannot listen on {address}: {cause}")]
+    Bind { listener: String, address: SocketAddr, cause: std::io::Error },
+    #[error("{0}")]
+    Admin(ConfigError),
+    #[error("no tokio runtime: call `start` within one")]
+    NoRuntime,
+}
+
+/// The configuration that runs now. Read once per request.
+pub struct Current(ArcSwap<Snapshot>);
+
+impl Current {
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.0.load_full()
+    }
+}
+
+/// Says what a gateway is made of, and starts it.
+pub struct Builder {
+    source: Option<Source>,
+    table: FilterTable,
+    watch: bool,
+}
+
+impl Builder {
+    /// `table` has the filters that a configuration may name.
+    pub fn new(table: FilterTable) -> Self {
+        Self { source: None, table, watch: true }
+    }
+
+    /// A file, or a directory whose `*.yaml` files are merged in name order.
+    #[must_use]
+    pub fn config_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.source = Some(Source::File(path.into()));
+        self
+    }
+
+    /// The configuration itself. Relative paths in it start from the current folder.
+    #[must_use]
+    pub fn config_text(self, text: impl Into<String>) -> Self {
+        self.config_text_in(text, ".")
+    }
+
+    /// The configuration itself, with the folder that relative paths in it start from.
+    #[must_use]
+    pub fn config_text_in(mut self, text: impl Into<String>, base: impl Into<PathBuf>) -> Self {
+        self.source = Some(Source::Text { text: text.into(), base: base.into() });
+        self
+    }
+
+    /// Adds a filter of your own, or replaces a built-in one of the same name.
+    #[must_use]
+    pub fn filter<F: Build>(mut self) -> Self {
+        self.table.add(FilterFactory::of::<F>());
+        self
+    }
+
+    /// Whether a change of a file that the configuration was made from reloads it. Default: yes.
+    #[must_use]
+    pub fn watch_files(mut self, watch: bool) -> Self {
+        self.watch = watch;
+        self
+    }
+
+    /// Compiles the configuration, binds every listener, and serves.
+    ///
+    /// # Errors
+    /// If the configuration does not compile or an address cannot be bound. Nothing is left running then.
+    pub async fn start(self) -> Result<Handle, StartError> {
+        if tokio::runtime::Handle::try_current().is_err() {
+            return Err(StartError::NoRuntime);
+        }
+        // Before Pingora installs its own choice. A second call, or the embedding program's own choice, is fine.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let source = self.source.ok_or(StartError::NoConfiguration)?;
+        let metrics = Metrics::new();
+        let kept = Arc::new(Kept::default());
+        let compiler = Compiler { source, table: self.table, metrics: Arc::clone(&metrics), kept, log: Mutex::new(AccessLog::off()) };
+        let snapshot = compiler.compile(1).map_err(StartError::Configuration)?;
+        let (shutdown, stopping) = watch::channel(false);
+        let conf = ServerConf { upstream_keepalive_pool_size: UPSTREAM_CONNECTIONS, max_retries: 64, ..ServerConf::default() };
+        let tracker = TaskTracker::new();
+        let proxy = Arc::new(http_proxy(&Arc::new(conf), Driver));
+        let readiness = Readiness::new();
+        let inner = Arc::new(Inner {
+            current: Arc::new(Current(ArcSwap::from_pointee(snapshot))),
+            compiler,
+            serving: Arc::new(Serving { proxy, shutdown: stopping.clone(), tracker }),
+            shutdown,
+            sockets: Mutex::new(Vec::new()),
+            admin: Mutex::new(None),
+            reloading: tokio::sync::Mutex::new(()),
+            readiness,
+            metrics,
+        });
+        let snapshot = inner.current.snapshot();
+        inner.open(&snapshot, inner.bind_missing(&snapshot)?);
+        inner.open_admin(&snapshot).await?;
+        snapshot.start();
+        inner.compiler.settle();
+        inner.metrics.config_started(1);
+        inner.readiness.serving();
+        let watcher = self.watch.then(|| Watcher::start(Arc::downgrade(&inner), stopping));
+        Ok(Handle { inner, _watcher: watcher.flatten() })
+    }
+}
+
+/// Turns the source into snapshots, and holds what outlives them.
+struct Compiler {
+    source: Source,
+    table: FilterTable,
+    metrics: Arc<Metrics>,
+    kept: Arc<Kept>,
+    /// The open access log, kept over reloads that do not move it.
+    log: Mutex<AccessLog>,
+}
+
+impl Compiler {
+    fn compile(&self, generation: u64) -> Result<Snapshot, Diagnostics> {
+        let environment = |name: &str| std::env::var(name).ok();
+        let loaded = match &self.source {
+            Source::File(path) => Loader::new(&environment).filters(&self.table).load(path)?,
+            Source::Text { text, base } => Loader::new(&environment).filters(&self.table).load_str("configuration", text, base)?,
+        };
+        self.kept.begin();
+        let mut log = self.log.lock();
+        let (snapshot, warnings) = compile::compile(
+            loaded,
+            &compile::Context {
+                table: &self.table,
+                metrics: &self.metrics,
+                kept: &self.kept,
+                generation,
+                purpose: compile::Purpose::Serve { log: &log },
+            },
+        )?;
+        for warning in &warnings {
+            tracing::warn!("{warning}");
+        }
+        *log = snapshot.access_log.clone();
+        Ok(snapshot)
+    }
+
+    /// What the running configuration no longer uses is let go.
+    fn settle(&self) {
+        self.kept.sweep();
+    }
+}
+
+/// An open listening socket.
+struct Socket {
+    name: Arc<str>,
+    configured: SocketAddr,
+    bound: SocketAddr,
+    close: watch::Sender<bool>,
+}
+
+/// It closes when this is dropped.
+struct OpenAdmin {
+    admin: Admin,
+    _close: watch::Sender<bool>,
+}
+
+pub(crate) struct Inner {
+    current: Arc<Current>,
+    compiler: Compiler,
+    serving: Arc<Serving>,
+    shutdown: watch::Sender<bool>,
+    sockets: Mutex<Vec<Socket>>,
+    admin: Mutex<Option<OpenAdmin>>,
+    /// One reload at a time.
+    reloading: tokio::sync::Mutex<()>,
+    readiness: Readiness,
+    metrics: Arc<Metrics>,
+}
+
+type Bound = (Arc<ListenerPlan>, std::net::TcpListener, SocketAddr);
+
+impl Inner {
+    /// Binds the listeners of `snapshot` that have no socket yet. All or nothing.
+    fn bind_missing(&self, snapshot: &Snapshot) -> Result<Vec<Bound>, StartError> {
+        let sockets = self.sockets.lock();
+        let mut bound = Vec::new();
+        for plan in &snapshot.listeners {
+            let name = &plan.settings.name;
+            if sockets.iter().any(|socket| socket.name == *name && socket.configured == plan.address) {
+                continue;
+            }
+            let refuse = |cause| StartError::Bind { listener: name.to_string(), address: plan.address, cause };
+            let listener = listen::bind(plan.address).map_err(refuse)?;
+            let address = listener.local_addr().map_err(refuse)?;
+            bound.push((Arc::clone(plan), listener, address));
+        }
+        Ok(bound)
+    }
+
+    /// Accepts on new sockets, and closes those that `snapshot` no longer has.
+    fn open(self: &Arc<Self>, snapshot: &Snapshot, bound: Vec<Bound>) {
+        let mut sockets = self.sockets.lock();
+        sockets.retain(|socket| {
+            let keep = snapshot.listeners.iter().any(|plan| plan.settings.name == socket.name && plan.address == socket.configured);
+            if !keep {
+                socket.close.send_replace(true);
+            }
+            keep
+        });
+        for (plan, listener, address) in bound {
+            let listener = match tokio::net::TcpListener::from_std(listener) {
+                Ok(listener) => listener,
+                Err(error) => {
+                    tracing::error!(listener = &*plan.settings.name, %error, "the socket cannot be used");
+                    continue;
+                }
+            };
+            let (close, closing) = watch::channel(false);
+            tracing::info!(listener = &*plan.settings.name, %address, tls = plan.settings.tls.is_some(), "listening");
+            sockets.push(Socket { name: Arc::clone(&plan.settings.name), configured: plan.address, bound: address, close });
+            self.accept(plan, listener, closing);
+        }
+    }
+
+    fn accept(&self, plan: Arc<ListenerPlan>, listener: tokio::net::TcpListener, closing: watch::Receiver<bool>) {
+        let (current, serving) = (Arc::clone(&self.current), Arc::clone(&self.serving));
+        let latest = {
+            let (current, plan) = (Arc::clone(&current), Arc::clone(&plan));
+            move || Arc::clone(current.snapshot().listener(&plan.settings.name).unwrap_or(&plan))
+        };
+        let settings = {
+            let latest = latest.clone();
+            move || Arc::clone(&latest().settings)
+        };
+        let serve = move |accepted: listen::Accepted| {
+            let client = Client::new(accepted.connection, accepted.certificate, Arc::clone(&current), latest());
+            let serving = Arc::clone(&serving);
+            async move {
+                serving.serve(accepted.stream, Arc::new(client), accepted.http2).await;
+                drop(accepted.permit);
+            }
+        };
+        let stop = either(closing, self.serving.shutdown.clone());
+        let tracker = self.serving.tracker.clone();
+        tokio::spawn(listen::run(listener, settings, Arc::new(Counted(Arc::clone(&plan.metrics))), stop, tracker, serve));
+    }
+
+    /// Opens, moves, updates or closes the admin listener, as the snapshot says.
+    async fn open_admin(&self, snapshot: &Snapshot) -> Result<(), StartError> {
+        let Some(settings) = &snapshot.admin else {
+            *self.admin.lock() = None;
+            return Ok(());
+        };
+        if self.admin.lock().as_ref().is_some_and(|open| open.admin.update(settings)) {
+            return Ok(());
+        }
+        let (close, closing) = watch::channel(false);
+        let admin = Admin::start(settings, Arc::clone(&self.metrics), self.readiness.clone(), closing).await.map_err(StartError::Admin)?;
+        tracing::info!(address = %admin.address(), "admin listening");
+        *self.admin.lock() = Some(OpenAdmin { admin, _close: close });
+        Ok(())
+    }
+
+    /// Compiles the configuration anew and swaps it in. What runs stays untouched if anything is wrong.
+    pub(crate) async fn reload(self: &Arc<Self>) -> Result<u64, StartError> {
+        let _one = self.reloading.lock().await;
+        let generation = self.current.snapshot().generation + 1;
+        let result = self.replace(generation).await;
+        match &result {
+            Ok(()) => {
+                tracing::info!(generation, "configuration reloaded");
+                self.metrics.reload_succeeded(generation);
+            }
+            Err(error) => {
+                tracing::error!("configuration not reloaded, the running one stays: {error}");
+                self.metrics.reload_failed();
+            }
+        }
+        result.map(|()| generation)
+    }
+
+    async fn replace(self: &Arc<Self>, generation: u64) -> Result<(), StartError> {
+        let snapshot = {
+            let inner = Arc::clone(self);
+            // Reading files and parsing thousands of networks is no work for a thread that serves requests.
+            let compiled = tokio::task::spawn_blocking(move || inner.compiler.compile(generation)).await;
+            let panicked = |_| StartError::Configuration(Diagnostics::from(Diagnostic::error("the configuration could not be compiled: this is a bug")));
+            Arc::new(compiled.map_err(panicked)?.map_err(StartError::Configuration)?)
+        };
+        let bound = self.bind_missing(&snapshot)?;
+        self.open_admin(&snapshot).await?;
+        snapshot.start();
+        self.current.0.store(Arc::clone(&snapshot));
+        self.open(&snapshot, bound);
+        self.compiler.settle();
+        Ok(())
+    }
+
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        self.current.snapshot().files.clone()
+    }
+
+    pub(crate) fn config_path(&self) -> Option<&Path> {
+        match &self.compiler.source {
+            Source::File(path) => Some(path),
+            Source::Text { .. } => None,
+        }
+    }
+
+    fn stop_accepting(&self) {
+        self.readiness.draining();
+        self.shutdown.send_replace(true);
+    }
+
+    async fn drain(&self, within: Duration) -> bool {
+        self.stop_accepting();
+        self.serving.proxy.http_cleanup().await;
+        self.serving.tracker.close();
+        let ended = tokio::time::timeout(within, self.serving.tracker.wait()).await.is_ok();
+        // Writing may wait for a disk: not on a thread that serves.
+        let log = self.current.snapshot().access_log.clone();
+        let _ = tokio::task::spawn_blocking(move || log.flush(LAST_LINES)).await;
+        ended
+    }
+}
+
+/// Counts a listener's connections in its metrics.
+struct Counted(Arc<ListenerMetrics>);
+
+impl listen::Observer for Counted {
+    fn opened(&self, _: &str) {
+        self.0.opened();
+    }
+
+    fn closed(&self, _: &str) {
+        self.0.closed();
+    }
+
+    fn handshake_failed(&self, _: &str, reason: &'static str) {
+        self.0.handshake_failure(reason);
+    }
+}
+
+/// Fires when either does.
+fn either(mut a: watch::Receiver<bool>, mut b: watch::Receiver<bool>) -> watch::Receiver<bool> {
+    let (both, receiver) = watch::channel(*a.borrow() || *b.borrow());
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = a.wait_for(|stop| *stop) => {}
+            _ = b.wait_for(|stop| *stop) => {}
+            () = both.closed() => {}
+        }
+        both.send_replace(true);
+    });
+    receiver
+}
+
+/// A running gateway. Dropping it stops it at once; [`drain`](Self::drain) is the polite way.
+pub struct Handle {
+    inner: Arc<Inner>,
+    _watcher: Option<Watcher>,
+}
+
+impl Handle {
+    /// Every listener's name and the address it is really bound to.
+    pub fn addresses(&self) -> Vec<(String, SocketAddr)> {
+        self.inner.sockets.lock().iter().map(|socket| (socket.name.to_string(), socket.bound)).collect()
+    }
+
+    /// The bound address of one listener.
+    pub fn address(&self, listener: &str) -> Option<SocketAddr> {
+        self.inner.sockets.lock().iter().find(|socket| &*socket.name == listener).map(|socket| socket.bound)
+    }
+
+    /// The bound address of the admin listener, if there is one.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.inner.admin.lock().as_ref().map(|open| open.admin.address())
+    }
+
+    /// The generation of the configuration that runs: 1 at start, one more with each reload that succeeded.
+    pub fn generation(&self) -> u64 {
+        self.inner.current.snapshot().generation
+    }
+
+    /// Reads the configuration again, and everything it names. Requests in flight keep the one they started with.
+    ///
+    /// # Errors
+    /// If it does not compile or an address cannot be bound; the running configuration then stays.
+    pub async fn reload(&self) -> Result<u64, StartError> {
+        self.inner.reload().await
+    }
+
+    /// Opens the access log's file anew, after it was moved away.
+    pub fn reopen_logs(&self) {
+        self.inner.current.snapshot().access_log.reopen();
+    }
+
+    /// The metrics as Prometheus reads them.
+    pub fn metrics(&self) -> String {
+        self.inner.metrics.render()
+    }
+
+    /// How long [`drain`](Self::drain) is to take, by the configuration.
+    pub fn drain_time(&self) -> Duration {
+        self.inner.current.snapshot().drain
+    }
+
+    /// Stops accepting, lets requests in flight finish for up to the configured time, and ends. Says whether all of
+    /// them did.
+    pub async fn drain(self) -> bool {
+        let within = self.drain_time();
+        self.inner.drain(within).await
+    }
+
+    /// Ends at once: open connections are broken off.
+    pub async fn stop(self) {
+        self.inner.drain(Duration::ZERO).await;
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.inner.stop_accepting();
+    }
+}

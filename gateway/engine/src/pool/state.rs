@@ -1,0 +1,71 @@
+//! What a pool keeps over reloads, found again by its name.
+//!
+//! The maps hold weak references: a backend or a name lives as long as a pool, or a request, has it.
+
+use super::Pool;
+use super::backend::BackendState;
+use super::resolve::Name;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+#[derive(Default)]
+pub(super) struct PoolState {
+    /// How many choices were made: where the round robin stands.
+    pub(super) position: AtomicU64,
+    backends: Mutex<HashMap<(Arc<str>, SocketAddr), Weak<BackendState>>>,
+    names: Mutex<HashMap<Arc<str>, Weak<Name>>>,
+    /// Every pool that is started and in use, the newest last.
+    pools: Mutex<Vec<Weak<Pool>>>,
+    active: AtomicU64,
+}
+
+impl PoolState {
+    pub(super) fn backend(&self, label: &Arc<str>, address: SocketAddr) -> Arc<BackendState> {
+        let mut backends = self.backends.lock();
+        let key = (Arc::clone(label), address);
+        if let Some(known) = backends.get(&key).and_then(Weak::upgrade) {
+            return known;
+        }
+        backends.retain(|_, state| state.strong_count() > 0);
+        let state = Arc::new(BackendState::new(Arc::clone(label), address));
+        backends.insert(key, Arc::downgrade(&state));
+        state
+    }
+
+    pub(super) fn name(&self, host: &Arc<str>) -> Arc<Name> {
+        let mut names = self.names.lock();
+        if let Some(known) = names.get(host).and_then(Weak::upgrade) {
+            return known;
+        }
+        names.retain(|_, name| name.strong_count() > 0);
+        let name = Arc::new(Name::new(Arc::clone(host)));
+        names.insert(Arc::clone(host), Arc::downgrade(&name));
+        name
+    }
+
+    /// Makes `pool` the one in charge, and gives its generation.
+    pub(super) fn take_over(&self, pool: &Arc<Pool>) -> u64 {
+        let mut pools = self.pools.lock();
+        let this = Arc::downgrade(pool);
+        pools.retain(|other| other.strong_count() > 0 && !other.ptr_eq(&this));
+        pools.push(this);
+        self.active.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    pub(super) fn active(&self) -> u64 {
+        self.active.load(Ordering::Acquire)
+    }
+
+    /// Health or addresses have changed: every pool in use looks again. Also those of older configurations, whose
+    /// requests may still be retried.
+    pub(super) fn changed(&self) {
+        // Not under the lock: dropping the last reference to a pool does work of its own.
+        let pools: Vec<_> = self.pools.lock().iter().filter_map(Weak::upgrade).collect();
+        for pool in pools {
+            pool.refresh();
+        }
+    }
+}

@@ -1,0 +1,444 @@
+//! Client certificates: whom to believe, and what a believed one says.
+//!
+//! The TLS handshake proves that the client has the key. Whether the certificate means anything is judged here, for
+//! each request, because it may expire or be revoked while its connection lives.
+//!
+//! Revocation: a CA of the bundle that has a list is checked against it, one without is not. A list that is past its
+//! `nextUpdate` says nothing any more, so certificates of its CA are refused (`cert.untrusted`) until it is renewed.
+//! Where one CA has several lists, a certificate must be on none of them.
+
+use crate::distinguished_name::rfc4514;
+use crate::jose::safe;
+use aws_lc_rs::digest;
+use portcullis_plugin::reason::{self, ReasonCode};
+use portcullis_plugin::{CertificateFacts, CertificateRefusal, CertificateStatus};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::{CertificateError, DistinguishedName, RootCertStore};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::revocation_list::CertificateRevocationList;
+
+/// Longer chains are not looked at.
+const LONGEST_CHAIN: usize = 10;
+/// A judgement holds no longer than this, so that whatever ends it in the meantime (a list, an intermediate) takes
+/// effect soon.
+const LONGEST_JUDGEMENT: Duration = Duration::from_secs(60);
+
+/// The CAs that may issue client certificates, and what they have revoked.
+pub struct ClientCas {
+    /// More than one only where a CA has several lists: each verifier knows one list of each CA.
+    verifiers: Vec<Arc<dyn ClientCertVerifier>>,
+    subjects: Vec<DistinguishedName>,
+    /// When the first of the lists ends that have not yet ended.
+    list_ends: Vec<SystemTime>,
+    generation: u64,
+}
+
+/// Why a bundle or a list cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ClientCaError {
+    #[error("the CA bundle has no certificate in PEM")]
+    NoCa,
+    #[error("certificate {0} of the CA bundle cannot be read: {1}")]
+    Ca(usize, String),
+    /// The number is that of the list's file in the configuration, from 0.
+    #[error("revocation list {0} cannot be read: {1}")]
+    Crl(usize, String),
+    #[error("the certificate cannot be read: {0}")]
+    Certificate(&'static str),
+    #[error("the CAs and revocation lists cannot be used together: {0}")]
+    Unusable(String),
+}
+
+/// A verdict on a certificate, and how long it may be kept.
+#[derive(Debug, Clone)]
+pub struct Judgement {
+    pub status: CertificateStatus,
+    generation: u64,
+    from: SystemTime,
+    until: SystemTime,
+}
+
+impl Judgement {
+    /// Whether it is still what `cas` would say at `now`. If not, judge again.
+    pub fn holds(&self, cas: &ClientCas, now: SystemTime) -> bool {
+        self.generation == cas.generation && self.from <= now && now < self.until
+    }
+}
+
+impl ClientCas {
+    /// `ca_pem` is a bundle in PEM. Each of `crls` is one list in DER, or any number in PEM.
+    ///
+    /// # Errors
+    /// If any part cannot be read: half a bundle would trust others than meant, half a list would trust the revoked.
+    pub fn new(ca_pem: &[u8], crls: &[Vec<u8>]) -> Result<Self, ClientCaError> {
+        let roots = Arc::new(read_roots(ca_pem)?);
+        let subjects = roots.subjects();
+        let mut layers: Vec<Vec<(Vec<u8>, CertificateRevocationListDer<'static>)>> = vec![Vec::new()];
+        let mut list_ends = Vec::new();
+        for (index, bytes) in crls.iter().enumerate() {
+            for list in read_lists(index, bytes)? {
+                let facts = list_facts(index, &list)?;
+                list_ends.extend(facts.ends);
+                let free = layers.iter_mut().find(|layer| layer.iter().all(|(issuer, _)| *issuer != facts.issuer));
+                match free {
+                    Some(layer) => layer.push((facts.issuer, list)),
+                    None => layers.push(vec![(facts.issuer, list)]),
+                }
+            }
+        }
+        let verifiers = layers
+            .into_iter()
+            .map(|layer| {
+                let lists = layer.into_iter().map(|(_, list)| list).collect::<Vec<_>>();
+                let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+                WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider)
+                    .with_crls(lists)
+                    .allow_unknown_revocation_status()
+                    .enforce_revocation_expiration()
+                    .build()
+                    .map(|verifier| verifier as Arc<dyn ClientCertVerifier>)
+                    .map_err(|error| ClientCaError::Unusable(error.to_string()))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        static GENERATION: AtomicU64 = AtomicU64::new(1);
+        let generation = GENERATION.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { verifiers, subjects, list_ends, generation })
+    }
+
+    /// Different for every set of CAs and lists ever read by this process.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// To name in the handshake's request for a certificate.
+    pub fn root_subjects(&self) -> &[DistinguishedName] {
+        &self.subjects
+    }
+
+    /// Judges a chain as the client presented it, leaf first: signatures up to a CA of the bundle, validity at `now`,
+    /// revocation, and use for client authentication.
+    pub fn judge(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> CertificateStatus {
+        let Some((leaf, intermediates)) = chain.split_first() else { return CertificateStatus::Missing };
+        let refuse = |refusal: CertificateRefusal| CertificateStatus::Refused(Arc::new(refusal));
+        if chain.len() > LONGEST_CHAIN {
+            let observed = format!("{} certificates", chain.len());
+            return refuse(untrusted(format!("at most {LONGEST_CHAIN} certificates"), observed, None));
+        }
+        // The facts come before the chain only so that a refusal can name the certificate.
+        let facts = match facts_from_der(leaf) {
+            Ok(facts) => facts,
+            Err(error) => return refuse(untrusted("a certificate".into(), error.to_string(), None)),
+        };
+        let time = UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap_or_default());
+        for verifier in &self.verifiers {
+            if let Err(error) = verifier.verify_client_cert(leaf, intermediates, time) {
+                return refuse(refusal(&error, &facts, now));
+            }
+        }
+        CertificateStatus::Verified(Arc::new(facts))
+    }
+
+    /// As [`judge`](Self::judge), with the time for which the answer may be kept: at most a minute, and not beyond the
+    /// end of a certificate of the chain or of a list.
+    pub fn judgement(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Judgement {
+        let status = self.judge(chain, now);
+        let ends = chain.iter().filter_map(|der| X509Certificate::from_der(der).ok()).flat_map(|(_, certificate)| {
+            let validity = certificate.validity();
+            [system_time(validity.not_after.timestamp()), system_time(validity.not_before.timestamp())]
+        });
+        let until = ends
+            .flatten()
+            .chain(self.list_ends.iter().copied())
+            .filter(|end| *end > now)
+            .fold(now + LONGEST_JUDGEMENT, SystemTime::min);
+        Judgement { status, generation: self.generation, from: now, until }
+    }
+}
+
+fn read_roots(pem: &[u8]) -> Result<RootCertStore, ClientCaError> {
+    let mut roots = RootCertStore::empty();
+    for (index, certificate) in CertificateDer::pem_slice_iter(pem).enumerate() {
+        let certificate = certificate.map_err(|error| ClientCaError::Ca(index, error.to_string()))?;
+        roots.add(certificate).map_err(|error| ClientCaError::Ca(index, error.to_string()))?;
+    }
+    if roots.is_empty() { Err(ClientCaError::NoCa) } else { Ok(roots) }
+}
+
+fn read_lists(index: usize, bytes: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, ClientCaError> {
+    if !bytes.windows(11).any(|window| window == b"-----BEGIN ") {
+        return Ok(vec![CertificateRevocationListDer::from(bytes.to_vec())]);
+    }
+    let lists = CertificateRevocationListDer::pem_slice_iter(bytes)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| ClientCaError::Crl(index, error.to_string()))?;
+    if lists.is_empty() { Err(ClientCaError::Crl(index, "no revocation list in it".to_owned())) } else { Ok(lists) }
+}
+
+struct ListFacts {
+    issuer: Vec<u8>,
+    ends: Option<SystemTime>,
+}
+
+fn list_facts(index: usize, list: &CertificateRevocationListDer<'_>) -> Result<ListFacts, ClientCaError> {
+    let (rest, parsed) = CertificateRevocationList::from_der(list)
+        .map_err(|_| ClientCaError::Crl(index, "not a revocation list in DER or PEM".to_owned()))?;
+    if !rest.is_empty() {
+        return Err(ClientCaError::Crl(index, "data behind the list".to_owned()));
+    }
+    let ends = parsed.next_update().and_then(|time| system_time(time.timestamp()));
+    if ends.is_none_or(|ends| ends <= SystemTime::now()) {
+        tracing::warn!(issuer = %safe(&rfc4514(parsed.issuer())), "a revocation list is past its nextUpdate: certificates of its CA are refused until it is renewed");
+    }
+    Ok(ListFacts { issuer: parsed.issuer().as_raw().to_vec(), ends })
+}
+
+fn untrusted(expected: String, observed: String, hint: Option<&str>) -> CertificateRefusal {
+    CertificateRefusal { reason: reason::CERT_UNTRUSTED, expected, observed, hint: hint.map(str::to_owned) }
+}
+
+/// What webpki says, in the words of this gateway.
+fn refusal(error: &rustls::Error, facts: &CertificateFacts, now: SystemTime) -> CertificateRefusal {
+    let time = |time: SystemTime| humantime::format_rfc3339_seconds(time).to_string();
+    let make = |reason: ReasonCode, expected: &str, observed: String, hint: &str| CertificateRefusal {
+        reason,
+        expected: expected.to_owned(),
+        observed,
+        hint: Some(hint.to_owned()),
+    };
+    let issuer = || format!("issued by {}", safe(&facts.issuer));
+    let rustls::Error::InvalidCertificate(error) = error else {
+        return match error {
+            rustls::Error::InvalidCertRevocationList(_) => make(
+                reason::CERT_UNTRUSTED,
+                "a revocation list signed by its CA",
+                issuer(),
+                "the list of `crl` is not signed by the CA that it names, or that CA may not sign lists",
+            ),
+            _ => untrusted("a chain to a CA of `client_auth.ca`".into(), issuer(), None),
+        };
+    };
+    match error {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            let observed = if now > facts.not_after {
+                format!("{}: expired {} ago", time(facts.not_after), since(facts.not_after, now))
+            } else {
+                "a certificate of its chain has expired".to_owned()
+            };
+            make(reason::CERT_EXPIRED, &format!("valid at {}", time(now)), observed, "renew the certificate, or check the clocks")
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            let observed = if now < facts.not_before {
+                format!("{}: begins in {}", time(facts.not_before), since(now, facts.not_before))
+            } else {
+                "a certificate of its chain is not yet valid".to_owned()
+            };
+            make(reason::CERT_EXPIRED, &format!("valid at {}", time(now)), observed, "check the clocks")
+        }
+        CertificateError::Revoked => {
+            let observed = format!("serial {}, {}, or a CA above it, is revoked", facts.serial, issuer());
+            make(reason::CERT_REVOKED, "not on the CA's revocation list", observed, "issue a new certificate")
+        }
+        CertificateError::ExpiredRevocationList | CertificateError::ExpiredRevocationListContext { .. } => make(
+            reason::CERT_UNTRUSTED,
+            "a current revocation list",
+            "the CA's list is past its nextUpdate".to_owned(),
+            "renew the file named in `client_auth.crl`: until then it cannot be known who is revoked",
+        ),
+        CertificateError::UnknownIssuer => make(
+            reason::CERT_UNTRUSTED,
+            "a chain to a CA of `client_auth.ca`",
+            issuer(),
+            "add its CA to the bundle if it is to be trusted; if the CA is there, the client must send the intermediate certificates",
+        ),
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => make(
+            reason::CERT_UNTRUSTED,
+            "extended key usage clientAuth",
+            "a certificate for other uses, probably a server's".to_owned(),
+            "issue a certificate with extended key usage clientAuth",
+        ),
+        CertificateError::BadSignature => make(
+            reason::CERT_UNTRUSTED,
+            "a chain to a CA of `client_auth.ca`",
+            format!("{}, but not signed with that CA's key", issuer()),
+            "another CA of the same name issued it, or the CA has a new key that the bundle does not have",
+        ),
+        other => untrusted(
+            "a valid chain to a CA of `client_auth.ca`".into(),
+            format!("{}: {}", issuer(), safe(&other.to_string())),
+            None,
+        ),
+    }
+}
+
+fn since(earlier: SystemTime, later: SystemTime) -> String {
+    let whole = later.duration_since(earlier).unwrap_or_default().as_secs();
+    humantime::format_duration(Duration::from_secs(whole)).to_string()
+}
+
+fn system_time(seconds: i64) -> Option<SystemTime> {
+    match u64::try_from(seconds) {
+        Ok(seconds) => UNIX_EPOCH.checked_add(Duration::from_secs(seconds)),
+        Err(_) => UNIX_EPOCH.checked_sub(Duration::from_secs(seconds.unsigned_abs())),
+    }
+}
+
+/// What a certificate says of itself. **Says**: nothing is verified here; [`ClientCas::judge`] does that.
+///
+/// # Errors
+/// If it is not one X.509 certificate, or has names that readers could take for something else.
+pub fn facts_from_der(der: &[u8]) -> Result<CertificateFacts, ClientCaError> {
+    let bad = ClientCaError::Certificate;
+    let (rest, certificate) = X509Certificate::from_der(der).map_err(|_| bad("not an X.509 certificate"))?;
+    if !rest.is_empty() {
+        return Err(bad("data behind the certificate"));
+    }
+    let names = Names::read(&certificate)?;
+    let validity = certificate.validity();
+    let out_of_range = || bad("its validity is out of range");
+    let digest = digest::digest(&digest::SHA256, der);
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    Ok(CertificateFacts {
+        subject: rfc4514(certificate.subject()),
+        issuer: rfc4514(certificate.issuer()),
+        serial: serial(certificate.raw_serial()),
+        sha256: hex(digest.as_ref()),
+        spiffe_id: names.spiffe_id(),
+        san_dns: names.dns,
+        san_uri: names.uri,
+        san_email: names.email,
+        san_ip: names.ip,
+        not_before: system_time(validity.not_before.timestamp()).ok_or_else(out_of_range)?,
+        not_after: system_time(validity.not_after.timestamp()).ok_or_else(out_of_range)?,
+        der: der.into(),
+    })
+}
+
+/// Without the zero byte that DER puts before a number whose first bit is set.
+fn serial(raw: &[u8]) -> String {
+    let zeros = raw.iter().take_while(|byte| **byte == 0).count().min(raw.len().saturating_sub(1));
+    raw.iter().skip(zeros).map(|byte| format!("{byte:02X}")).collect()
+}
+
+#[derive(Default)]
+struct Names {
+    dns: Vec<String>,
+    uri: Vec<String>,
+    email: Vec<String>,
+    ip: Vec<IpAddr>,
+}
+
+impl Names {
+    fn read(certificate: &X509Certificate<'_>) -> Result<Self, ClientCaError> {
+        let bad = ClientCaError::Certificate;
+        let mut names = Self::default();
+        let Some(extension) = certificate.subject_alternative_name().map_err(|_| bad("its alternative names cannot be read"))?
+        else {
+            return Ok(names);
+        };
+        for name in &extension.value.general_names {
+            match name {
+                GeneralName::DNSName(text) => names.dns.push(plain(text)?),
+                GeneralName::URI(text) => names.uri.push(plain(text)?),
+                GeneralName::RFC822Name(text) => names.email.push(plain(text)?),
+                GeneralName::IPAddress(bytes) => {
+                    names.ip.push(address(bytes).ok_or(bad("an alternative name is no IP address"))?)
+                }
+                // No rule can be about the others.
+                GeneralName::OtherName(..)
+                | GeneralName::X400Address(_)
+                | GeneralName::DirectoryName(_)
+                | GeneralName::EDIPartyName(_)
+                | GeneralName::RegisteredID(_) => {}
+            }
+        }
+        Ok(names)
+    }
+
+    /// SPIFFE's X509-SVID: exactly one URI name, and that a SPIFFE id.
+    fn spiffe_id(&self) -> Option<String> {
+        match self.uri.as_slice() {
+            [one] if is_spiffe_id(one) => Some(one.clone()),
+            _ => None,
+        }
+    }
+}
+
+/// IA5 without control characters and spaces: `a.example\0.evil.example` is no name.
+fn plain(text: &str) -> Result<String, ClientCaError> {
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(text.to_owned())
+    } else {
+        Err(ClientCaError::Certificate("an alternative name has characters that no name has"))
+    }
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
+        16 => <[u8; 16]>::try_from(bytes).ok().map(|bytes| IpAddr::from(bytes).to_canonical()),
+        _ => None,
+    }
+}
+
+/// As the SPIFFE-ID standard, section 2 says.
+fn is_spiffe_id(uri: &str) -> bool {
+    let Some(rest) = uri.strip_prefix("spiffe://") else { return false };
+    let (domain, path) = rest.split_once('/').map_or((rest, None), |(domain, path)| (domain, Some(path)));
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let domain_ok =
+        !domain.is_empty() && domain.len() <= 255 && domain.bytes().all(|byte| allowed(byte) && !byte.is_ascii_uppercase());
+    let path_ok = path.is_none_or(|path| {
+        path.split('/').all(|segment| !segment.is_empty() && segment != "." && segment != ".." && segment.bytes().all(allowed))
+    });
+    uri.len() <= 2048 && domain_ok && path_ok
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spiffe_ids_are_judged_by_the_standard() {
+        for id in ["spiffe://example.org", "spiffe://example.org/ns/prod/sa/web", "spiffe://a-b.c_d/x.y"] {
+            assert!(is_spiffe_id(id), "{id}");
+        }
+        for id in [
+            "spiffe://",
+            "spiffe:///x",
+            "spiffe://Example.org/x",
+            "spiffe://example.org/",
+            "spiffe://example.org/a//b",
+            "spiffe://example.org/../a",
+            "spiffe://example.org/a?b",
+            "spiffe://u@example.org/a",
+            "spiffe://example.org:1/a",
+            "SPIFFE://example.org/a",
+            "https://example.org/a",
+        ] {
+            assert!(!is_spiffe_id(id), "{id}");
+        }
+    }
+
+    #[test]
+    fn serials_have_one_spelling() {
+        assert_eq!(serial(&[0, 0xab, 1]), "AB01");
+        assert_eq!(serial(&[0]), "00");
+        assert_eq!(serial(&[]), "");
+    }
+
+    #[test]
+    fn names_with_tricks_are_no_names() {
+        for name in ["", "a.example\0.evil", "a b", "a\n", "ä.example"] {
+            assert!(plain(name).is_err(), "{name:?}");
+        }
+        assert!(plain("*.partner.example").is_ok());
+    }
+}

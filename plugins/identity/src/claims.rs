@@ -1,0 +1,339 @@
+//! Each check of what a token says. All are made, in a fixed order, whatever the others find; the first that fails
+//! gives the reason.
+
+use crate::config::{IssuerKind, TokenType};
+use crate::hints;
+use crate::jose::{Header, safe};
+use crate::mapping;
+use crate::settings::Settings;
+use portcullis_plugin::reason::{self, ReasonCode};
+use portcullis_plugin::{Exchange, Finding};
+use serde_json::{Map, Value};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+type Claims = Map<String, Value>;
+
+/// The end of the year 9999. Whoever means a later time writes milliseconds.
+const LAST_SECOND: f64 = 253_402_300_799.0;
+
+/// The checks of one token, in the order in which they count.
+pub(crate) struct Judgement {
+    explaining: bool,
+    checks: Vec<Judged>,
+}
+
+struct Judged {
+    check: &'static str,
+    reason: ReasonCode,
+    ok: bool,
+    /// Whether it decides, or is only told: a key that was not asked for cannot be the reason.
+    decides: bool,
+    finding: Option<Finding>,
+}
+
+impl Judgement {
+    pub fn new(explaining: bool) -> Self {
+        Self { explaining, checks: Vec::new() }
+    }
+
+    pub fn check(&mut self, check: &'static str, reason: ReasonCode, ok: bool, finding: impl FnOnce() -> Finding) -> bool {
+        self.push(check, reason, ok, true, finding)
+    }
+
+    /// Told, but never the reason.
+    pub fn note(&mut self, check: &'static str, reason: ReasonCode, finding: impl FnOnce() -> Finding) {
+        self.push(check, reason, false, false, finding);
+    }
+
+    fn push(
+        &mut self,
+        check: &'static str,
+        reason: ReasonCode,
+        ok: bool,
+        decides: bool,
+        finding: impl FnOnce() -> Finding,
+    ) -> bool {
+        if !ok || self.explaining {
+            self.checks.push(Judged { check, reason, ok, decides, finding: Some(finding()) });
+        }
+        ok
+    }
+
+    pub fn is_explaining(&self) -> bool {
+        self.explaining
+    }
+
+    pub fn failed(&self) -> bool {
+        self.reason().is_some()
+    }
+
+    pub fn reason(&self) -> Option<ReasonCode> {
+        self.checks.iter().find(|judged| !judged.ok && judged.decides).map(|judged| judged.reason)
+    }
+
+    /// Puts `later`'s checks behind these.
+    pub fn append(&mut self, later: Self) {
+        self.checks.extend(later.checks);
+    }
+
+    pub fn record(self, exchange: &mut Exchange) {
+        for Judged { check, reason, ok, finding, .. } in self.checks {
+            exchange.check(check, reason, ok, || finding.unwrap_or_default());
+        }
+    }
+}
+
+/// What the checks read on their way.
+pub(crate) struct Read {
+    pub subject: Option<Box<str>>,
+    pub audiences: Vec<Box<str>>,
+    pub expires_at: Option<SystemTime>,
+    pub not_before: Option<SystemTime>,
+}
+
+/// The issuer comes first: its keys are looked for among those of the configured issuer only.
+pub(crate) fn judge_issuer(claims: &Claims, settings: &Settings, judgement: &mut Judgement) {
+    let expected = &*settings.issuer;
+    match claims.get("iss") {
+        Some(Value::String(observed)) => {
+            judgement.check("issuer", reason::TOKEN_ISSUER_MISMATCH, observed == expected, || {
+                with_hint(
+                    Finding::new(expected, safe(observed)),
+                    hints::issuer(expected, observed).filter(|_| observed != expected),
+                )
+            });
+        }
+        None => {
+            judgement.check("issuer", reason::TOKEN_ISSUER_MISMATCH, false, || Finding::new(expected, "no `iss`"));
+        }
+        Some(other) => {
+            wrong_form(judgement, "issuer", "`iss` as one text", other);
+        }
+    }
+}
+
+/// Everything else, in this order: type, audience, expiry, not-before, issued-at, binding, subject.
+pub(crate) fn judge(claims: &Claims, header: &Header, settings: &Settings, now: SystemTime, judgement: &mut Judgement) -> Read {
+    judge_type(claims, header, settings, judgement);
+    let audiences = judge_audience(claims, settings, judgement);
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let leeway = settings.leeway;
+    let expires_at = judge_expiry(claims, now, leeway, judgement);
+    let not_before = judge_start(claims, "nbf", "not_before", now, leeway, judgement);
+    let issued_at = judge_start(claims, "iat", "issued_at", now, leeway, judgement);
+    if claims.contains_key("cnf") {
+        judgement.check("binding", reason::TOKEN_BINDING_MISMATCH, false, || {
+            Finding::new("a token without `cnf`", "a token bound to a key or certificate (`cnf`)")
+                .hint("this gateway cannot check the proof, and without it the token may be stolen; have the client ask for one without binding")
+        });
+    }
+    let subject = judge_subject(claims, settings, judgement);
+    let time = |seconds: Option<f64>| seconds.and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs_f64(seconds)));
+    let later = match (not_before, issued_at) {
+        (Some(a), Some(b)) => Some(a.max(b)),
+        (a, b) => a.or(b),
+    };
+    Read { subject, audiences, expires_at: time(expires_at), not_before: time(later) }
+}
+
+fn judge_type(claims: &Claims, header: &Header, settings: &Settings, judgement: &mut Judgement) {
+    let typ = header.typ.as_deref().map(TokenType::normalised);
+    let seen = typ.as_deref().unwrap_or(TokenType::ABSENT);
+    let accepted = settings.token_types.iter().any(|accepted| accepted.0 == seen);
+    judgement.check("type", reason::TOKEN_TYP_REFUSED, accepted, || {
+        let expected = settings.token_types.iter().map(|typ| typ.0.as_str()).collect::<Vec<_>>().join(", ");
+        Finding::new(format!("`typ` one of {expected}"), safe(seen))
+    });
+    let other = other_than_access(claims, seen, settings.kind);
+    judgement.check("type", reason::TOKEN_TYP_REFUSED, other.is_none(), || match other {
+        Some(what) => Finding::new("an access token", what).hint("send the access token of the same answer of the issuer"),
+        None => Finding::new("an access token", "nothing says otherwise"),
+    });
+}
+
+/// What a token is, if it is not an access token. RFC 9068's `at+jwt` settles it; without it, each product has marks.
+fn other_than_access(claims: &Claims, typ: &str, kind: IssuerKind) -> Option<&'static str> {
+    if claims
+        .get("events")
+        .and_then(Value::as_object)
+        .is_some_and(|events| events.keys().any(|key| key.ends_with("backchannel-logout")))
+    {
+        return Some("a logout token (`events`)");
+    }
+    match claims.get("token_use").and_then(Value::as_str) {
+        Some("id") => return Some("an ID token (`token_use`)"),
+        Some("access") => return None,
+        _ if kind == IssuerKind::Cognito => return Some("not an access token of Cognito (`token_use`)"),
+        _ => {}
+    }
+    // Keycloak writes the kind of token into a claim `typ`.
+    match claims.get("typ").and_then(Value::as_str) {
+        Some("ID") => return Some("an ID token (claim `typ`)"),
+        Some("Refresh" | "Offline") => return Some("a refresh token (claim `typ`)"),
+        Some("Logout") => return Some("a logout token (claim `typ`)"),
+        Some("Bearer" | "DPoP") => return None,
+        _ => {}
+    }
+    if typ == "at+jwt" || kind == IssuerKind::Google {
+        return None;
+    }
+    if ["at_hash", "c_hash", "s_hash"].iter().any(|mark| claims.contains_key(*mark)) {
+        return Some("an ID token (`at_hash`, `c_hash` or `s_hash`)");
+    }
+    let granted = ["scope", "scp", "client_id", "cid", "permissions", "roles"].iter().any(|mark| claims.contains_key(*mark));
+    (claims.contains_key("nonce") && !granted).then_some("an ID token (`nonce`, and nothing that is granted)")
+}
+
+fn judge_audience(claims: &Claims, settings: &Settings, judgement: &mut Judgement) -> Vec<Box<str>> {
+    let observed: Vec<&str> = match claims.get("aud") {
+        Some(Value::String(one)) => vec![one],
+        Some(list @ Value::Array(items)) => match items.iter().map(Value::as_str).collect::<Option<Vec<_>>>() {
+            Some(items) => items,
+            None => {
+                wrong_form(judgement, "audience", "`aud` as a text or a list of texts", list);
+                return Vec::new();
+            }
+        },
+        None if settings.kind == IssuerKind::Cognito => claims.get("client_id").and_then(Value::as_str).into_iter().collect(),
+        None => Vec::new(),
+        Some(other) => {
+            wrong_form(judgement, "audience", "`aud` as a text or a list of texts", other);
+            return Vec::new();
+        }
+    };
+    let ok = settings.audiences.iter().any(|accepted| observed.contains(&&**accepted));
+    judgement.check("audience", reason::TOKEN_AUDIENCE_MISMATCH, ok, || {
+        let expected = settings.audiences.join(" or ");
+        let seen = if observed.is_empty() { "no audience".to_owned() } else { safe(&observed.join(", ")) };
+        let client = settings.mapping.client_id(claims);
+        let hint = hints::audience(&settings.audiences, &observed, client.as_deref()).filter(|_| !ok);
+        with_hint(Finding::new(expected, seen), hint)
+    });
+    observed.into_iter().map(Box::from).collect()
+}
+
+fn judge_expiry(claims: &Claims, now: f64, leeway: Duration, judgement: &mut Judgement) -> Option<f64> {
+    let exp = numeric_date(claims, "exp", "expiry", judgement).ok()?;
+    let Some(exp) = exp else {
+        judgement.check("expiry", reason::TOKEN_MALFORMED, false, || {
+            Finding::new("`exp`", "no `exp`").hint("a token that never ends is not accepted")
+        });
+        return None;
+    };
+    judgement.check("expiry", reason::TOKEN_EXPIRED, now < exp + leeway.as_secs_f64(), || {
+        let expected = format!("`exp` after {}, leeway {}", instant(now), span(leeway.as_secs_f64()));
+        if now < exp {
+            return Finding::new(expected, format!("{}: valid for {}", instant(exp), span(exp - now)));
+        }
+        let finding = Finding::new(
+            expected,
+            format!("{}: expired {} ago, leeway {}", instant(exp), span(now - exp), span(leeway.as_secs_f64())),
+        );
+        if now - exp < 300.0 {
+            finding.hint("a small difference: refresh the token earlier, or check the clocks")
+        } else {
+            finding
+        }
+    });
+    Some(exp)
+}
+
+fn judge_start(
+    claims: &Claims,
+    claim: &'static str,
+    check: &'static str,
+    now: f64,
+    leeway: Duration,
+    judgement: &mut Judgement,
+) -> Option<f64> {
+    let start = numeric_date(claims, claim, check, judgement).ok()??;
+    judgement.check(check, reason::TOKEN_NOT_YET_VALID, start <= now + leeway.as_secs_f64(), || {
+        let expected = format!("`{claim}` not after {}, leeway {}", instant(now), span(leeway.as_secs_f64()));
+        if start <= now {
+            return Finding::new(expected, format!("{}: {} ago", instant(start), span(now - start)));
+        }
+        let observed = format!("{}: in {}, leeway {}", instant(start), span(start - now), span(leeway.as_secs_f64()));
+        Finding::new(expected, observed).hint("the issuer's clock is ahead of this machine's, or this machine's is behind")
+    });
+    Some(start)
+}
+
+/// `Err` if it is there and cannot be a time; the judgement then says so.
+fn numeric_date(claims: &Claims, claim: &'static str, check: &'static str, judgement: &mut Judgement) -> Result<Option<f64>, ()> {
+    let Some(value) = claims.get(claim) else { return Ok(None) };
+    match value.as_f64() {
+        Some(seconds) if (0.0..=LAST_SECOND).contains(&seconds) => Ok(Some(seconds)),
+        Some(seconds) => {
+            judgement.check(check, reason::TOKEN_MALFORMED, false, || {
+                let finding = Finding::new(format!("`{claim}` in seconds since 1970"), "a number out of range");
+                if seconds > LAST_SECOND { finding.hint("it looks like milliseconds") } else { finding }
+            });
+            Err(())
+        }
+        None => {
+            wrong_form(judgement, check, "a number of seconds since 1970", value);
+            Err(())
+        }
+    }
+}
+
+fn judge_subject(claims: &Claims, settings: &Settings, judgement: &mut Judgement) -> Option<Box<str>> {
+    // `sub` itself must make sense even where the subject is taken from another claim.
+    if let Some(other) = claims.get("sub").filter(|sub| !sub.is_string()) {
+        wrong_form(judgement, "subject", "`sub` as a text", other);
+        return None;
+    }
+    let subject = settings.mapping.subject(claims);
+    let text = subject.and_then(Value::as_str).filter(|text| !text.is_empty() && !text.chars().any(char::is_control));
+    judgement.check("subject", reason::TOKEN_MALFORMED, text.is_some(), || {
+        let expected = format!("a text in {}", settings.mapping.subject_places());
+        let observed = match (subject, text) {
+            (_, Some(text)) => safe(text),
+            (None, _) => "none".to_owned(),
+            (Some(Value::String(text)), _) if text.is_empty() => "an empty text".to_owned(),
+            (Some(Value::String(_)), _) => "a text with control characters".to_owned(),
+            (Some(other), _) => form(other).to_owned(),
+        };
+        Finding::new(expected, observed)
+    });
+    text.map(Box::from)
+}
+
+fn wrong_form(judgement: &mut Judgement, check: &'static str, expected: &str, observed: &Value) {
+    judgement.check(check, reason::TOKEN_MALFORMED, false, || Finding::new(expected, form(observed)));
+}
+
+fn form(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+fn with_hint(finding: Finding, hint: Option<&str>) -> Finding {
+    match hint {
+        Some(hint) => finding.hint(hint),
+        None => finding,
+    }
+}
+
+fn instant(seconds: f64) -> String {
+    match UNIX_EPOCH.checked_add(Duration::from_secs_f64(seconds.clamp(0.0, LAST_SECOND))) {
+        Some(time) => humantime::format_rfc3339_seconds(time).to_string(),
+        None => "an impossible time".to_owned(),
+    }
+}
+
+fn span(seconds: f64) -> String {
+    let whole = Duration::from_secs(seconds.max(0.0) as u64);
+    if whole.as_secs() < 120 { format!("{} s", whole.as_secs()) } else { humantime::format_duration(whole).to_string() }
+}
+
+/// Whether a token's groups are not all in it.
+pub(crate) fn groups_unknown(claims: &Claims) -> bool {
+    mapping::groups_are_elsewhere(claims)
+}

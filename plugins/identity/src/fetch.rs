@@ -1,0 +1,226 @@
+//! The one HTTP client for discovery documents and keys.
+//!
+//! Strict where it protects: a total deadline, a size cap, no redirects, no plain HTTP beyond this machine unless
+//! asked for. Lenient where real providers are sloppy: the content type is not looked at.
+
+use bytes::Bytes;
+use http::{Request, StatusCode, header};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client as HyperClient;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use std::sync::Arc;
+use std::time::Duration;
+use url::{Host, Url};
+
+/// The largest document that is read. Entra's key sets, the largest seen, have about 20 KiB.
+pub(crate) const MOST_BYTES: usize = 512 << 10;
+
+/// To which hosts plain HTTP may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trust {
+    LoopbackHttp,
+    AnyHttp,
+}
+
+/// Why a fetch gave nothing.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum FetchError {
+    #[error("{0} is plain HTTP to another machine: whoever can change that traffic could forge every token")]
+    InsecureAddress(Url),
+    #[error("{0} is neither http nor https")]
+    Scheme(Url),
+    #[error("{0} is plain HTTP, but the issuer is HTTPS")]
+    Downgrade(Url),
+    #[error("cannot reach {url}: {cause}")]
+    Connect { url: Url, cause: String },
+    #[error("{url} did not answer within {within:?}")]
+    Timeout { url: Url, within: Duration },
+    #[error("{url} answered {status}")]
+    Status { url: Url, status: StatusCode },
+    #[error("{url} answered {status} and points elsewhere; redirects are not followed, configure the final address")]
+    Redirect { url: Url, status: StatusCode },
+    #[error("{url} answered more than {MOST_BYTES} bytes")]
+    TooLarge { url: Url },
+    #[error("{url} answered what cannot be used: {cause}")]
+    Unusable { url: Url, cause: String },
+}
+
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum TrustError {
+    #[error("no certificate in it")]
+    Empty,
+    #[error("{0}")]
+    Unreadable(String),
+}
+
+/// An answer.
+pub(crate) enum Fetched {
+    Fresh { body: Bytes, etag: Option<Box<str>>, max_age: Option<Duration> },
+    NotModified { max_age: Option<Duration> },
+}
+
+/// Whether `url` may be asked at all.
+pub(crate) fn allowed(url: &Url, trust: Trust) -> Result<(), FetchError> {
+    match url.scheme() {
+        "https" => Ok(()),
+        "http" if trust == Trust::AnyHttp || is_loopback(url) => Ok(()),
+        "http" => Err(FetchError::InsecureAddress(url.clone())),
+        _ => Err(FetchError::Scheme(url.clone())),
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.to_canonical().is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
+}
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Client {
+    http: HyperClient<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    trust: Trust,
+}
+
+impl Client {
+    /// `roots` is a PEM bundle; without it, the public CAs.
+    pub fn new(roots: Option<&[u8]>, trust: Trust) -> Result<Self, TrustError> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let unreadable = |error: rustls::Error| TrustError::Unreadable(error.to_string());
+        let builder = match roots {
+            None => HttpsConnectorBuilder::new().with_provider_and_webpki_roots(provider).map_err(unreadable)?,
+            Some(pem) => {
+                let config = rustls::ClientConfig::builder_with_provider(provider)
+                    .with_safe_default_protocol_versions()
+                    .map_err(unreadable)?
+                    .with_root_certificates(root_store(pem)?)
+                    .with_no_client_auth();
+                HttpsConnectorBuilder::new().with_tls_config(config)
+            }
+        };
+        let connector = builder.https_or_http().enable_http1().enable_http2().build();
+        // No idle connections: fetches are minutes apart, and a connection must not outlive the runtime that made it.
+        let http = HyperClient::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
+        Ok(Self { http, trust })
+    }
+
+    pub fn trust(&self) -> Trust {
+        self.trust
+    }
+
+    /// One GET. `etag` is of the answer that is still at hand.
+    pub async fn get(&self, url: &Url, etag: Option<&str>, within: Duration) -> Result<Fetched, FetchError> {
+        allowed(url, self.trust)?;
+        match tokio::time::timeout(within, self.exchange(url, etag)).await {
+            Ok(result) => result,
+            Err(_) => Err(FetchError::Timeout { url: url.clone(), within }),
+        }
+    }
+
+    async fn exchange(&self, url: &Url, etag: Option<&str>) -> Result<Fetched, FetchError> {
+        let broken = |cause: String| FetchError::Connect { url: url.clone(), cause };
+        let mut request = Request::get(url.as_str())
+            .header(header::ACCEPT, "application/json, application/jwk-set+json, */*;q=0.1")
+            .header(header::USER_AGENT, concat!("portcullis/", env!("CARGO_PKG_VERSION")));
+        if let Some(etag) = etag {
+            request = request.header(header::IF_NONE_MATCH, etag);
+        }
+        let request = request.body(Empty::new()).map_err(|error| broken(error.to_string()))?;
+        let response = self.http.request(request).await.map_err(|error| broken(innermost(&error)))?;
+        let max_age = max_age(response.headers());
+        let status = response.status();
+        if status == StatusCode::NOT_MODIFIED && etag.is_some() {
+            return Ok(Fetched::NotModified { max_age });
+        }
+        if status.is_redirection() {
+            return Err(FetchError::Redirect { url: url.clone(), status });
+        }
+        if status != StatusCode::OK {
+            return Err(FetchError::Status { url: url.clone(), status });
+        }
+        let etag = response.headers().get(header::ETAG).and_then(|value| value.to_str().ok()).map(Box::from);
+        match Limited::new(response.into_body(), MOST_BYTES).collect().await {
+            Ok(body) => Ok(Fetched::Fresh { body: body.to_bytes(), etag, max_age }),
+            Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(FetchError::TooLarge { url: url.clone() }),
+            Err(error) => Err(broken(error.to_string())),
+        }
+    }
+}
+
+fn root_store(pem: &[u8]) -> Result<rustls::RootCertStore, TrustError> {
+    let mut store = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|error| TrustError::Unreadable(error.to_string()))?;
+        store.add(certificate).map_err(|error| TrustError::Unreadable(error.to_string()))?;
+    }
+    if store.is_empty() { Err(TrustError::Empty) } else { Ok(store) }
+}
+
+/// The cause that says something: hyper's outer errors only say "client error (Connect)".
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+/// `no-store` and `no-cache` say nothing about how soon the content changes, so they count as nothing said.
+fn max_age(headers: &http::HeaderMap) -> Option<Duration> {
+    headers
+        .get_all(header::CACHE_CONTROL)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .find_map(|directive| {
+            let (name, value) = directive.split_once('=')?;
+            if !name.trim().eq_ignore_ascii_case("max-age") {
+                return None;
+            }
+            value.trim().trim_matches('"').parse().ok().map(Duration::from_secs)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_http_stays_on_this_machine() {
+        for url in
+            ["https://sso.example.com/", "http://127.0.0.1:9400", "http://[::1]/", "http://localhost:80/x", "http://127.8.8.8/"]
+        {
+            assert!(allowed(&url.parse().unwrap(), Trust::LoopbackHttp).is_ok(), "{url}");
+        }
+        for url in [
+            "http://sso.example.com/",
+            "http://10.0.0.1/",
+            "http://localhost.example.com/",
+            "ftp://localhost/",
+            "file:///etc/passwd",
+        ] {
+            assert!(allowed(&url.parse().unwrap(), Trust::LoopbackHttp).is_err(), "{url}");
+        }
+        assert!(allowed(&"http://10.0.0.1/".parse().unwrap(), Trust::AnyHttp).is_ok());
+        assert!(allowed(&"file:///etc/passwd".parse().unwrap(), Trust::AnyHttp).is_err());
+    }
+
+    #[test]
+    fn max_age_is_found_among_directives() {
+        let headers = |value: &str| {
+            let mut headers = http::HeaderMap::new();
+            headers.insert(header::CACHE_CONTROL, value.parse().unwrap());
+            headers
+        };
+        assert_eq!(max_age(&headers("public, max-age=19845, must-revalidate")), Some(Duration::from_secs(19_845)));
+        assert_eq!(max_age(&headers("no-store")), None);
+        assert_eq!(max_age(&headers("max-age=-1")), None);
+    }
+}

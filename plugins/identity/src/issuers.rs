@@ -1,0 +1,249 @@
+//! The issuers of a configuration, and the tasks that keep their keys fresh.
+
+use crate::cache::TokenCache;
+use crate::config::IssuerConfig;
+use crate::jwks;
+use crate::settings::{self, KeyOrigin, Settings};
+use crate::store::{KeyStore, Outcomes};
+use portcullis_plugin::{ConfigError, Env};
+use prometheus::{IntGauge, IntGaugeVec};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// How often a task looks whether a fetch is due, and brings the metrics up to date.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The issuers of one configuration, by name.
+pub struct Issuers {
+    issuers: BTreeMap<String, Arc<Issuer>>,
+}
+
+/// One issuer: what its tokens are held against, and its keys.
+pub struct Issuer {
+    name: Arc<str>,
+    settings: Settings,
+    store: Arc<KeyStore>,
+    cache: Option<TokenCache>,
+    gauges: Option<Arc<Gauges>>,
+    started: AtomicBool,
+    /// Which start of an issuer of this name it was.
+    turn: AtomicU64,
+}
+
+impl Issuers {
+    /// Compiles the `issuers` of a configuration. Fetches nothing: an issuer that is away is no error of the
+    /// configuration. Keys that are already known stay known, if what says where they come from has not changed.
+    ///
+    /// # Errors
+    /// The path of an error starts with `issuers`.
+    pub fn compile(configs: &BTreeMap<String, IssuerConfig>, env: &Env) -> Result<Arc<Self>, ConfigError> {
+        let issuers = configs
+            .iter()
+            .map(|(name, config)| match Issuer::compile(name, config, env) {
+                Ok(issuer) => Ok((name.clone(), Arc::new(issuer))),
+                Err(error) => Err(error.at(name.as_str()).at("issuers")),
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Arc::new(Self { issuers }))
+    }
+
+    /// As [`compile`](Self::compile), but nothing will ever be fetched: `jwks` holds the keys of every issuer that has no
+    /// `jwks_file`. Without it such issuers have none, and answer `issuer.unavailable`. For `explain`.
+    ///
+    /// # Errors
+    /// As `compile`; and if `jwks` gives no usable key, with an empty path.
+    pub fn offline(configs: &BTreeMap<String, IssuerConfig>, env: &Env, jwks: Option<&[u8]>) -> Result<Arc<Self>, ConfigError> {
+        let mut issuers = BTreeMap::new();
+        for (name, config) in configs {
+            let (settings, origin) = settings::compile(config, env).map_err(|error| error.at(name.as_str()).at("issuers"))?;
+            let keys = match (origin, jwks) {
+                (KeyOrigin::File(parsed), _) => Some(parsed),
+                (KeyOrigin::Network(..), None) => None,
+                (KeyOrigin::Network(..), Some(bytes)) => {
+                    Some(jwks::parse(bytes).map_err(|error| ConfigError::new(format!("the key set gives no keys: {error}")))?)
+                }
+            };
+            let store = Arc::new(KeyStore::given(name.as_str().into(), keys));
+            issuers.insert(name.clone(), Arc::new(Issuer::new(name, settings, store, None)));
+        }
+        Ok(Arc::new(Self { issuers }))
+    }
+
+    pub fn get(&self, name: &str) -> Option<Arc<Issuer>> {
+        self.issuers.get(name).cloned()
+    }
+
+    /// In alphabetical order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.issuers.keys().map(String::as_str)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Issuer>> {
+        self.issuers.values()
+    }
+
+    /// Starts fetching, now and from then on. To be called on a tokio runtime, once the configuration takes effect; a
+    /// second call does nothing. Each task ends within a second after its issuer is dropped.
+    pub fn start(&self) {
+        for issuer in self.issuers.values() {
+            issuer.start();
+        }
+    }
+}
+
+impl Issuer {
+    fn compile(name: &str, config: &IssuerConfig, env: &Env) -> Result<Self, ConfigError> {
+        let (settings, origin) = settings::compile(config, env)?;
+        let gauges = Gauges::new(name, env)?;
+        let store = match origin {
+            KeyOrigin::File(parsed) => Arc::new(KeyStore::given(name.into(), Some(parsed))),
+            KeyOrigin::Network(source, identity) => {
+                let fetches = env.counter(
+                    "portcullis_issuer_fetches_total",
+                    "Fetches of an issuer's keys, by outcome (ok or error).",
+                    &["issuer", "outcome"],
+                )?;
+                let outcomes = Outcomes {
+                    good: fetches.with_label_values(&[name, "ok"]),
+                    failed: fetches.with_label_values(&[name, "error"]),
+                };
+                env.keep(&format!("issuer/{name}/keys/{}", identity.as_str()), || {
+                    Arc::new(KeyStore::fetched(name.into(), source, Some(outcomes)))
+                })
+                .as_ref()
+                .clone()
+            }
+        };
+        Ok(Self::new(name, settings, store, Some(gauges)))
+    }
+
+    fn new(name: &str, settings: Settings, store: Arc<KeyStore>, gauges: Option<Arc<Gauges>>) -> Self {
+        let cache = TokenCache::new(settings.cache);
+        Self { name: name.into(), settings, store, cache, gauges, started: AtomicBool::new(false), turn: AtomicU64::new(0) }
+    }
+
+    /// The name in the configuration.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// The identifier, as in `iss`.
+    pub fn identifier(&self) -> &Arc<str> {
+        &self.settings.issuer
+    }
+
+    pub fn audiences(&self) -> impl Iterator<Item = &str> {
+        self.settings.audiences.iter().map(|audience| &**audience)
+    }
+
+    /// Whether there are keys that may be used now.
+    pub fn is_ready(&self) -> bool {
+        self.store.usable(&self.settings.pace).is_some()
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub(crate) fn store(&self) -> &Arc<KeyStore> {
+        &self.store
+    }
+
+    pub(crate) fn cache(&self) -> Option<&TokenCache> {
+        self.cache.as_ref()
+    }
+
+    fn start(self: &Arc<Self>) {
+        if self.started.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        if let Some(gauges) = &self.gauges {
+            self.turn.store(gauges.turn.fetch_add(1, Ordering::AcqRel) + 1, Ordering::Release);
+        }
+        if tokio::runtime::Handle::try_current().is_err() {
+            tracing::error!(issuer = %self.name, "not on a tokio runtime: keys will not be fetched");
+            return;
+        }
+        self.publish();
+        tokio::spawn(keep_fresh(Arc::downgrade(self)));
+    }
+
+    /// Only the issuer that was started last speaks for its name: one of an earlier configuration may still be in use
+    /// by long requests.
+    fn publish(&self) {
+        if let Some(gauges) = &self.gauges
+            && gauges.turn.load(Ordering::Acquire) == self.turn.load(Ordering::Acquire)
+        {
+            gauges.set(self.store.count(), self.store.age());
+        }
+    }
+}
+
+/// Holds the issuer only for moments, so that a reload can drop it at any time.
+async fn keep_fresh(issuer: Weak<Issuer>) {
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let Some(strong) = issuer.upgrade() else { return };
+        let fetch = strong.store.refresh_if_due(&strong.settings.pace);
+        strong.publish();
+        drop(strong);
+        if let Some(fetch) = fetch {
+            fetch.await;
+            if let Some(strong) = issuer.upgrade() {
+                strong.publish();
+            }
+        }
+    }
+}
+
+/// The metrics of one issuer. Kept over reloads; gone with the last configuration that has the issuer.
+struct Gauges {
+    name: String,
+    keys: IntGaugeVec,
+    age: IntGaugeVec,
+    /// Resolved once: no look-up by name afterwards.
+    keys_here: IntGauge,
+    turn: AtomicU64,
+}
+
+impl Gauges {
+    fn new(name: &str, env: &Env) -> Result<Arc<Self>, ConfigError> {
+        let keys = env.gauge("portcullis_issuer_keys", "Keys of an issuer that can verify tokens.", &["issuer"])?;
+        let age = env.gauge(
+            "portcullis_issuer_keys_age_seconds",
+            "Seconds since an issuer last gave its keys; absent if it never did, or if they come from a file.",
+            &["issuer"],
+        )?;
+        let kept = env.keep(&format!("issuer/{name}/gauges"), || {
+            Arc::new(Self {
+                name: name.to_owned(),
+                keys_here: keys.with_label_values(&[name]),
+                keys,
+                age,
+                turn: AtomicU64::new(0),
+            })
+        });
+        Ok(kept.as_ref().clone())
+    }
+
+    fn set(&self, keys: usize, age: Option<Duration>) {
+        self.keys_here.set(i64::try_from(keys).unwrap_or(i64::MAX));
+        match age {
+            Some(age) => self.age.with_label_values(&[&self.name]).set(i64::try_from(age.as_secs()).unwrap_or(i64::MAX)),
+            None => {
+                let _ = self.age.remove_label_values(&[&self.name]);
+            }
+        }
+    }
+}
+
+impl Drop for Gauges {
+    fn drop(&mut self) {
+        let _ = self.keys.remove_label_values(&[&self.name]);
+        let _ = self.age.remove_label_values(&[&self.name]);
+    }
+}

@@ -1,0 +1,220 @@
+//! An issuer's configuration, checked and taken apart: nothing is decoded per request.
+
+use crate::algorithm::Algorithm;
+use crate::config::{IssuerConfig, IssuerKind, TokenType};
+use crate::fetch::{self, Client, Trust};
+use crate::jwks;
+use crate::mapping::Mapping;
+use crate::pace::Pace;
+use crate::store::{KeyIdentity, Source};
+use portcullis_plugin::units::TimeSpan;
+use portcullis_plugin::{ConfigError, Env};
+use std::sync::Arc;
+use std::time::Duration;
+use url::Url;
+
+/// Longer is not a difference between clocks.
+const MOST_LEEWAY: Duration = Duration::from_secs(300);
+const WELL_KNOWN: &str = "/.well-known/openid-configuration";
+
+/// What a token of this issuer is held against.
+pub(crate) struct Settings {
+    pub issuer: Arc<str>,
+    pub audiences: Vec<Box<str>>,
+    pub algorithms: Vec<Algorithm>,
+    pub kind: IssuerKind,
+    pub mapping: Mapping,
+    pub token_types: Vec<TokenType>,
+    pub leeway: Duration,
+    pub pace: Pace,
+    pub cache: u64,
+}
+
+/// Where the keys come from, before anything is fetched.
+pub(crate) enum KeyOrigin {
+    /// Fetched; the identity tells whether the keys of before a reload may go on being used.
+    Network(Source, KeyIdentity),
+    File(jwks::Parsed),
+}
+
+/// Checks everything. Takes the configuration apart field by field, so that a new key cannot be forgotten.
+pub(crate) fn compile(config: &IssuerConfig, env: &Env) -> Result<(Settings, KeyOrigin), ConfigError> {
+    let IssuerConfig {
+        issuer,
+        audiences,
+        algorithms,
+        kind,
+        claims,
+        token_types,
+        leeway,
+        discovery,
+        jwks_uri,
+        jwks_file,
+        ca,
+        insecure_http,
+        refresh,
+        max_stale,
+        retire_after,
+        timeout,
+        max_wait,
+        refetch_interval,
+        cache,
+    } = config;
+
+    if issuer.trim() != issuer || issuer.is_empty() {
+        return Err(ConfigError::new("the issuer's identifier is empty, or has spaces around it").at("issuer"));
+    }
+    if audiences.is_empty() {
+        return Err(ConfigError::new("no audience: a token for any other service of the issuer would be accepted")
+            .help("name at least one value of `aud` that stands for this service")
+            .at("audiences"));
+    }
+    if let Some(index) = audiences.iter().position(|audience| audience.is_empty()) {
+        return Err(ConfigError::new("an empty audience").at(index).at("audiences"));
+    }
+    if algorithms.is_empty() {
+        return Err(ConfigError::new("no algorithm: no token could be accepted").at("algorithms"));
+    }
+    if token_types.is_empty() {
+        return Err(ConfigError::new("no token type: no token could be accepted").at("token_types"));
+    }
+    if leeway.get() > MOST_LEEWAY {
+        return Err(ConfigError::new(format!("a leeway of {leeway} is more than clocks differ"))
+            .help("at most 5m; set the clocks instead")
+            .at("leeway"));
+    }
+
+    let mapping = Mapping::new(*kind, claims, audiences).map_err(|error| error.at("claims"))?;
+    let network = Network { issuer, discovery, jwks_uri, ca, insecure_http: *insecure_http };
+    let paces = [
+        ("refresh", refresh),
+        ("max_stale", max_stale),
+        ("retire_after", retire_after),
+        ("timeout", timeout),
+        ("max_wait", max_wait),
+        ("refetch_interval", refetch_interval),
+    ];
+    let pace = pace(&paces, *kind)?;
+    let origin = match jwks_file {
+        Some(path) => {
+            network.refuse_all("jwks_file")?;
+            if let Some((key, _)) = paces.iter().find(|(_, value)| value.is_some()) {
+                return Err(ConfigError::new(format!("`{key}` has no effect with `jwks_file`: nothing is fetched")).at(*key));
+            }
+            let bytes = env.read(path).map_err(|error| error.at("jwks_file"))?;
+            let parsed = jwks::parse(&bytes)
+                .map_err(|error| ConfigError::new(format!("{path} gives no keys: {error}")).at("jwks_file"))?;
+            KeyOrigin::File(parsed)
+        }
+        None => network.compile(env)?,
+    };
+    let settings = Settings {
+        issuer: issuer.as_str().into(),
+        audiences: audiences.iter().map(|audience| audience.as_str().into()).collect(),
+        algorithms: algorithms.clone(),
+        kind: *kind,
+        mapping,
+        token_types: token_types.clone(),
+        leeway: leeway.get(),
+        pace,
+        cache: cache.0,
+    };
+    Ok((settings, origin))
+}
+
+fn pace(given: &[(&'static str, &Option<TimeSpan>); 6], kind: IssuerKind) -> Result<Pace, ConfigError> {
+    let get = |wanted: &str, default: Duration| {
+        given.iter().find(|(key, _)| *key == wanted).and_then(|(_, value)| value.map(TimeSpan::get)).unwrap_or(default)
+    };
+    let retire_default = if kind == IssuerKind::Entra { Duration::from_secs(15 * 60) } else { Duration::ZERO };
+    let pace = Pace {
+        refresh: get("refresh", Duration::from_secs(300)),
+        max_stale: get("max_stale", Duration::from_secs(24 * 3600)),
+        retire_after: get("retire_after", retire_default),
+        timeout: get("timeout", Duration::from_secs(5)),
+        max_wait: get("max_wait", Duration::from_secs(2)),
+        refetch_interval: get("refetch_interval", Duration::from_secs(10)),
+    };
+    for (key, value) in [
+        ("refresh", pace.refresh),
+        ("max_stale", pace.max_stale),
+        ("timeout", pace.timeout),
+        ("max_wait", pace.max_wait),
+        ("refetch_interval", pace.refetch_interval),
+    ] {
+        if value.is_zero() {
+            return Err(ConfigError::new(format!("`{key}` cannot be zero")).at(key));
+        }
+    }
+    if pace.max_stale < pace.refresh {
+        return Err(ConfigError::new("keys would become too old before they are fetched again")
+            .help("make `max_stale` at least `refresh`")
+            .at("max_stale"));
+    }
+    Ok(pace)
+}
+
+/// The keys that say where and how to fetch.
+struct Network<'a> {
+    issuer: &'a str,
+    discovery: &'a Option<String>,
+    jwks_uri: &'a Option<String>,
+    ca: &'a Option<String>,
+    insecure_http: bool,
+}
+
+impl Network<'_> {
+    fn refuse_all(&self, beside: &str) -> Result<(), ConfigError> {
+        let given = [
+            ("discovery", self.discovery.is_some()),
+            ("jwks_uri", self.jwks_uri.is_some()),
+            ("ca", self.ca.is_some()),
+            ("insecure_http", self.insecure_http),
+        ];
+        match given.iter().find(|(_, given)| *given) {
+            Some((key, _)) => {
+                Err(ConfigError::new(format!("`{key}` has no effect with `{beside}`: nothing is fetched")).at(*key))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn compile(self, env: &Env) -> Result<KeyOrigin, ConfigError> {
+        let trust = if self.insecure_http { Trust::AnyHttp } else { Trust::LoopbackHttp };
+        let (key, text) = match (self.jwks_uri, self.discovery) {
+            (Some(_), Some(_)) => {
+                return Err(ConfigError::new("`discovery` has no effect with `jwks_uri`").at("discovery"));
+            }
+            (Some(uri), None) => ("jwks_uri", uri.clone()),
+            (None, Some(uri)) => ("discovery", uri.clone()),
+            (None, None) => ("issuer", format!("{}{WELL_KNOWN}", self.issuer.trim_end_matches('/'))),
+        };
+        let url = self.address(key, &text, trust)?;
+        let roots = match self.ca {
+            None => None,
+            Some(path) => Some(env.read(path).map_err(|error| error.at("ca"))?),
+        };
+        let client = Client::new(roots.as_deref(), trust)
+            .map_err(|error| ConfigError::new(format!("the CAs cannot be used: {error}")).at("ca"))?;
+        let source = if key == "jwks_uri" {
+            Source::Keys { url, client }
+        } else {
+            Source::Discovery { document: url, issuer: Arc::from(self.issuer), client }
+        };
+        let identity = KeyIdentity::new(self.issuer, key, &text, roots.as_deref(), self.insecure_http);
+        Ok(KeyOrigin::Network(source, identity))
+    }
+
+    fn address(&self, key: &'static str, text: &str, trust: Trust) -> Result<Url, ConfigError> {
+        let url = Url::parse(text).map_err(|_| {
+            let error = ConfigError::new(format!("`{text}` is not an address that keys can be fetched from")).at(key);
+            if key == "issuer" { error.help("give `jwks_uri`, `discovery` or `jwks_file`") } else { error }
+        })?;
+        fetch::allowed(&url, trust).map_err(|refused| {
+            ConfigError::new(refused.to_string())
+                .help("use https://; or say `insecure_http: true` if the network between is yours alone")
+                .at(key)
+        })?;
+        Ok(url)
+    }
+}

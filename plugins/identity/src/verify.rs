@@ -1,0 +1,332 @@
+//! The verdict on a token.
+//!
+//! Every check that can be made is made and told. The reason of a refusal is the first failing check in this order:
+//!
+//! 1. form (`token.malformed`), algorithm (`token.alg.refused`), header (`token.crit.refused`)
+//! 2. issuer (`token.issuer.mismatch`): whose token it says it is decides which keys count
+//! 3. key (`token.kid.unknown`, or `issuer.unavailable`) and signature (`token.signature.invalid`)
+//! 4. type, audience, expiry, not-before, issued-at, binding, subject
+//!
+//! With one exception: a token that no key could save is refused for what is wrong with it, without asking the issuer
+//! for keys. So old tokens cause no fetches, and an issuer's outage turns no expired token into a 503.
+
+use crate::algorithm::Algorithm;
+use crate::claims::{self, Judgement, Read};
+use crate::issuers::Issuer;
+use crate::jose::{self, Header, Malformed, Token};
+use crate::store::{Lookup, Wanted};
+use futures::future::BoxFuture;
+use portcullis_plugin::reason::{self, ReasonCode};
+use portcullis_plugin::{Exchange, Finding, Principal};
+use serde_json::{Map, Value};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// The answer to a token.
+pub enum Verification {
+    Verified(Arc<VerifiedToken>),
+    Refused(ReasonCode),
+    /// Keys must be fetched first. Await it (it ends within the issuer's `max_wait`, whatever comes), then call
+    /// [`Issuer::verify_after_wait`], which never waits again. Nothing has been recorded yet.
+    Wait(BoxFuture<'static, ()>),
+}
+
+/// A token that is good for its issuer. What a route asks of it beyond that is the filter's business.
+#[derive(Debug)]
+pub struct VerifiedToken {
+    principal: Arc<Principal>,
+    audiences: Vec<Box<str>>,
+    groups_unknown: bool,
+    expires_at: SystemTime,
+    not_before: Option<SystemTime>,
+}
+
+impl VerifiedToken {
+    /// The caller, `method` is `bearer`.
+    pub fn principal(&self) -> &Arc<Principal> {
+        &self.principal
+    }
+
+    /// All that the token names, for a route that accepts fewer than the issuer's.
+    pub fn audiences(&self) -> impl Iterator<Item = &str> {
+        self.audiences.iter().map(|audience| &**audience)
+    }
+
+    /// The issuer left the groups out of the token (Entra does when there are many): `groups` is empty because they
+    /// are unknown. A rule that refuses members of a group must refuse here too.
+    pub fn groups_unknown(&self) -> bool {
+        self.groups_unknown
+    }
+
+    pub fn expires_at(&self) -> SystemTime {
+        self.expires_at
+    }
+
+    pub(crate) fn not_before(&self) -> Option<SystemTime> {
+        self.not_before
+    }
+}
+
+/// What the second look may do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Attempt {
+    First,
+    Last,
+}
+
+enum Outcome {
+    Decided(Result<Arc<VerifiedToken>, ReasonCode>),
+    NeedsKey(Wanted),
+}
+
+/// What the key and the signature say.
+enum KeyVerdict {
+    Verified,
+    Failed,
+    /// There is no such key, and it might be fetched.
+    Missing(Wanted),
+}
+
+impl Issuer {
+    /// Judges a token as it stands in `Authorization: Bearer`, without the scheme. Failed checks go to `exchange`, passed
+    /// ones too if it is explaining. The principal is not set; that is for the filter, when its own rules have passed.
+    pub fn verify(self: &Arc<Self>, token: &str, exchange: &mut Exchange) -> Verification {
+        match self.judge(token, exchange, Attempt::First) {
+            Outcome::Decided(Ok(verified)) => Verification::Verified(verified),
+            Outcome::Decided(Err(reason)) => Verification::Refused(reason),
+            Outcome::NeedsKey(wanted) => {
+                let (store, pace) = (Arc::clone(self.store()), self.settings().pace.clone());
+                Verification::Wait(Box::pin(async move {
+                    let within = pace.max_wait;
+                    // Too late is told by the second look, which finds no key.
+                    let _ = tokio::time::timeout(within, store.obtain(wanted, pace)).await;
+                }))
+            }
+        }
+    }
+
+    /// As [`verify`](Self::verify), with the keys of now.
+    ///
+    /// # Errors
+    /// The reason of the refusal.
+    pub fn verify_after_wait(&self, token: &str, exchange: &mut Exchange) -> Result<Arc<VerifiedToken>, ReasonCode> {
+        match self.judge(token, exchange, Attempt::Last) {
+            Outcome::Decided(result) => result,
+            // The last look never asks for more; if it did, the door stays closed.
+            Outcome::NeedsKey(_) => Err(reason::ISSUER_UNAVAILABLE),
+        }
+    }
+
+    fn judge(&self, token: &str, exchange: &mut Exchange, attempt: Attempt) -> Outcome {
+        let now = exchange.now();
+        let removals = self.store().removals();
+        let cache = self.cache().filter(|_| !exchange.explaining());
+        // Keys that are too old decide nothing, also not through what they verified before.
+        let usable = self.store().usable(&self.settings().pace).is_some();
+        if let Some(verified) = cache.filter(|_| usable).and_then(|cache| cache.get(token, removals, now)) {
+            return Outcome::Decided(Ok(verified));
+        }
+
+        let mut judgement = Judgement::new(exchange.explaining());
+        let outcome = self.examine(token, now, attempt, &mut judgement);
+        match outcome {
+            Examined::Good(verified) => {
+                judgement.record(exchange);
+                if let Some(cache) = cache.filter(|_| now < verified.expires_at()) {
+                    cache.insert(token, &verified, removals);
+                }
+                Outcome::Decided(Ok(verified))
+            }
+            Examined::NeedsKey(wanted) => Outcome::NeedsKey(wanted),
+            Examined::Bad => {
+                // A refusal without a failed check cannot be; if it were, it would still be a refusal.
+                let reason = judgement.reason().unwrap_or(reason::TOKEN_MALFORMED);
+                judgement.record(exchange);
+                Outcome::Decided(Err(reason))
+            }
+        }
+    }
+
+    fn examine(&self, text: &str, now: SystemTime, attempt: Attempt, judgement: &mut Judgement) -> Examined {
+        let token = match Token::parse(text) {
+            Ok(token) => token,
+            Err(malformed) => return judge_form(judgement, &malformed),
+        };
+        let algorithm = self.judge_algorithm(&token.header, judgement);
+        judge_header(&token.header, judgement);
+        let claims = match token.claims() {
+            Ok(claims) => claims,
+            Err(malformed) => return judge_form(judgement, &malformed),
+        };
+        judgement.check("form", reason::TOKEN_MALFORMED, true, || Finding::new("a signed JWT", "a signed JWT"));
+        claims::judge_issuer(&claims, self.settings(), judgement);
+        // Judged now, told after the key: whether a key is worth asking for depends on them.
+        let mut later = Judgement::new(judgement.is_explaining());
+        let read = claims::judge(&claims, &token.header, self.settings(), now, &mut later);
+
+        if let Some(algorithm) = algorithm {
+            let doomed = judgement.failed() || later.failed();
+            if let KeyVerdict::Missing(wanted) = self.judge_key(&token, algorithm, doomed, attempt, judgement) {
+                return Examined::NeedsKey(wanted);
+            }
+        }
+        judgement.append(later);
+        if judgement.failed() { Examined::Bad } else { self.accept(claims, read) }
+    }
+
+    /// The configuration alone says which algorithms there are.
+    fn judge_algorithm(&self, header: &Header, judgement: &mut Judgement) -> Option<Algorithm> {
+        let accepted = &self.settings().algorithms;
+        let algorithm = Algorithm::from_name(&header.alg).filter(|algorithm| accepted.contains(algorithm));
+        judgement.check("algorithm", reason::TOKEN_ALG_REFUSED, algorithm.is_some(), || {
+            let expected = accepted.iter().map(|algorithm| algorithm.name()).collect::<Vec<_>>().join(", ");
+            let finding = Finding::new(format!("`alg` one of {expected}"), jose::safe(&header.alg));
+            match header.alg.to_ascii_lowercase().as_str() {
+                "none" => finding.hint("the token is not signed"),
+                "hs256" | "hs384" | "hs512" => {
+                    finding.hint("symmetric signatures are never accepted; a refresh token of Keycloak has one")
+                }
+                _ => finding,
+            }
+        });
+        algorithm
+    }
+
+    /// `doomed`: the token will be refused in any case.
+    fn judge_key(
+        &self,
+        token: &Token<'_>,
+        algorithm: Algorithm,
+        doomed: bool,
+        attempt: Attempt,
+        judgement: &mut Judgement,
+    ) -> KeyVerdict {
+        let pace = &self.settings().pace;
+        let wanted = Wanted { kid: token.header.kid.as_deref().map(Box::from), algorithm };
+        let named = || match &wanted.kid {
+            Some(kid) => format!("`kid` {}", jose::safe(kid)),
+            None => "no `kid`".to_owned(),
+        };
+        let (other_family, candidates, missing) = match self.store().find(&wanted, pace) {
+            Lookup::Found(key) => {
+                judgement.check("key", reason::TOKEN_KID_UNKNOWN, true, || Finding::new("a key of the issuer", named()));
+                let good = key.verify(algorithm, token.signed.as_bytes(), &token.signature);
+                if !good {
+                    self.store().suspect(pace);
+                }
+                judgement.check("signature", reason::TOKEN_SIGNATURE_INVALID, good, || signature_finding(&token.header, good));
+                return if good { KeyVerdict::Verified } else { KeyVerdict::Failed };
+            }
+            Lookup::OtherAlgorithm(key) => {
+                judgement.check("key", reason::TOKEN_ALG_REFUSED, false, || {
+                    let only = key.only().map_or("another algorithm", Algorithm::name);
+                    Finding::new(format!("`alg` {only}, which the issuer published the key for"), algorithm.name())
+                });
+                return KeyVerdict::Failed;
+            }
+            Lookup::Unknown { other_family, candidates } => (other_family, candidates, reason::TOKEN_KID_UNKNOWN),
+            Lookup::NoKeys => (None, 0, reason::ISSUER_UNAVAILABLE),
+        };
+        if doomed {
+            judgement.note("key", missing, || {
+                Finding::new("a key of the issuer", named()).hint("not asked for: the token is refused in any case")
+            });
+            return KeyVerdict::Failed;
+        }
+        if attempt == Attempt::First && self.store().may_ask(&wanted, pace) {
+            return KeyVerdict::Missing(wanted);
+        }
+        let away = missing == reason::ISSUER_UNAVAILABLE || self.store().is_away();
+        if away {
+            judgement.check("key", reason::ISSUER_UNAVAILABLE, false, || self.unavailable_finding(named()));
+            return KeyVerdict::Failed;
+        }
+        self.store().remember_unknown(&wanted);
+        judgement.check("key", reason::TOKEN_KID_UNKNOWN, false, || {
+            let finding = Finding::new("a key that the issuer publishes", named());
+            match (other_family, &wanted.kid) {
+                (Some(family), _) => {
+                    finding.hint(format!("the issuer's key of that id is {}, which does not fit {algorithm}", family.name()))
+                }
+                (None, None) if candidates > 1 => {
+                    finding.hint(format!("the token names no key, and the issuer has {candidates} that it could mean"))
+                }
+                _ => finding.hint("the token comes from another issuer, or its key was withdrawn"),
+            }
+        });
+        KeyVerdict::Failed
+    }
+
+    fn unavailable_finding(&self, named: String) -> Finding {
+        let store = self.store();
+        let observed = match store.age() {
+            Some(age) => format!(
+                "{named}; the last keys are {} old",
+                humantime::format_duration(std::time::Duration::from_secs(age.as_secs()))
+            ),
+            None => format!("{named}; there are no keys yet"),
+        };
+        let finding = Finding::new("keys of the issuer", observed);
+        match store.last_error() {
+            Some(error) => finding.hint(format!("the last attempt failed: {error}")),
+            None if store.count() == 0 => finding.hint("no keys were given or fetched; `explain` takes them from --jwks"),
+            None => finding,
+        }
+    }
+
+    fn accept(&self, claims: Map<String, Value>, read: Read) -> Examined {
+        let (Some(subject), Some(expires_at)) = (read.subject, read.expires_at) else { return Examined::Bad };
+        let mapping = &self.settings().mapping;
+        let mut principal = Principal::new("bearer", Arc::<str>::from(subject));
+        principal.issuer = Some(Arc::clone(&self.settings().issuer));
+        principal.client_id = mapping.client_id(&claims);
+        principal.scopes = mapping.scopes(&claims);
+        principal.roles = mapping.roles(&claims);
+        principal.groups = mapping.groups(&claims);
+        principal.expires_at = Some(expires_at);
+        let groups_unknown = claims::groups_unknown(&claims);
+        principal.claims = Arc::new(claims);
+        Examined::Good(Arc::new(VerifiedToken {
+            principal: Arc::new(principal),
+            audiences: read.audiences,
+            groups_unknown,
+            expires_at,
+            not_before: read.not_before,
+        }))
+    }
+}
+
+enum Examined {
+    Good(Arc<VerifiedToken>),
+    Bad,
+    NeedsKey(Wanted),
+}
+
+fn judge_form(judgement: &mut Judgement, malformed: &Malformed) -> Examined {
+    judgement.check("form", reason::TOKEN_MALFORMED, false, || {
+        let finding = Finding::new("a signed JWT in compact form", malformed.to_string());
+        match malformed.hint() {
+            Some(hint) => finding.hint(hint),
+            None => finding,
+        }
+    });
+    Examined::Bad
+}
+
+fn judge_header(header: &Header, judgement: &mut Judgement) {
+    judgement.check("header", reason::TOKEN_CRIT_REFUSED, header.forbidden.is_empty(), || {
+        let observed = if header.forbidden.is_empty() { "none of them".to_owned() } else { header.forbidden.join(", ") };
+        Finding::new("a header without crit, jwk, jku, x5u, x5c, b64, zip", observed)
+    });
+}
+
+fn signature_finding(header: &Header, good: bool) -> Finding {
+    if good {
+        return Finding::new("a signature of the issuer's key", "it is");
+    }
+    let finding = Finding::new("a signature of the issuer's key", "it does not verify");
+    if header.has_nonce {
+        return finding.hint("a token with `nonce` in its header is for Microsoft Graph, and only Graph can verify it; have the client ask for a scope of this API");
+    }
+    finding.hint("the token was altered, or signed with another key of the same id")
+}

@@ -1,0 +1,226 @@
+//! Bearer tokens in HTTP (RFC 6750): where they may stand, and how a refusal is worded.
+
+use portcullis_plugin::{Headers, RequestHead};
+
+/// The bearer token of a request, once `oidc` has verified it and taken it out of the request's headers. It has no
+/// `Debug`, so that it ends up in no log.
+pub(crate) struct VerifiedToken(Box<str>);
+
+impl VerifiedToken {
+    pub(crate) fn new(token: &str) -> Self {
+        Self(token.into())
+    }
+
+    /// For the upstream, and for another filter that verifies it.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What the `Authorization` header holds.
+#[derive(PartialEq, Eq)]
+pub(crate) enum Presented<'a> {
+    Nothing,
+    Token(&'a str),
+    /// Another scheme; the text says which, if it is a known one.
+    OtherScheme(&'static str),
+    /// What is wrong; never the value.
+    Malformed(&'static str),
+}
+
+/// Reads the one place where a token is looked for.
+pub(crate) fn read(headers: &Headers) -> Presented<'_> {
+    let mut all = headers.get_all("authorization");
+    let Some(value) = all.next() else { return Presented::Nothing };
+    if all.next().is_some() {
+        return Presented::Malformed("more than one Authorization header");
+    }
+    let Some((scheme, rest)) = split_scheme(value) else {
+        // Without a scheme, the whole value may be a secret: nothing of it is repeated.
+        return Presented::OtherScheme("an Authorization header without the Bearer scheme");
+    };
+    if !scheme.eq_ignore_ascii_case(b"bearer") {
+        return Presented::OtherScheme(known_scheme(scheme));
+    }
+    let token = rest.trim_ascii_start();
+    if token.is_empty() {
+        return Presented::Malformed("no token after `Bearer`");
+    }
+    // b64token of RFC 6750, section 2.1: no comma, no quote, no second word.
+    let body = token.iter().position(|b| *b == b'=').unwrap_or(token.len());
+    let (body, padding) = token.split_at(body);
+    let good = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'+' | b'/');
+    let text = std::str::from_utf8(token)
+        .ok()
+        .filter(|_| !body.is_empty() && body.iter().all(good) && padding.iter().all(|b| *b == b'='));
+    text.map_or(Presented::Malformed("characters that no token has (RFC 6750, section 2.1)"), Presented::Token)
+}
+
+/// The scheme and what follows its first space. A lone `Bearer` is the scheme without a token.
+fn split_scheme(value: &[u8]) -> Option<(&[u8], &[u8])> {
+    match value.iter().position(|b| *b == b' ') {
+        Some(space) => Some((value.get(..space)?, value.get(space + 1..)?)),
+        None if value.eq_ignore_ascii_case(b"bearer") => Some((value, b"")),
+        None => None,
+    }
+}
+
+fn known_scheme(scheme: &[u8]) -> &'static str {
+    const KNOWN: &[(&str, &str)] = &[
+        ("basic", "an Authorization header with the Basic scheme"),
+        ("digest", "an Authorization header with the Digest scheme"),
+        ("dpop", "an Authorization header with the DPoP scheme"),
+        ("negotiate", "an Authorization header with the Negotiate scheme"),
+    ];
+    KNOWN
+        .iter()
+        .find(|(name, _)| name.as_bytes().eq_ignore_ascii_case(scheme))
+        .map_or("an Authorization header with another scheme", |(_, text)| text)
+}
+
+/// Removes every bearer token from `Authorization`; other schemes stay.
+pub(crate) fn remove(headers: &mut Headers) {
+    let is_bearer = |value: &[u8]| split_scheme(value).is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer"));
+    headers.retain(|name, value| !(name.eq_ignore_ascii_case("authorization") && is_bearer(value)));
+}
+
+/// Where a client put its token instead of in `Authorization`, for a hint. Names a place, never a value.
+pub(crate) fn elsewhere(request: &RequestHead) -> Option<String> {
+    const PARAMETERS: &[&str] = &["access_token", "token", "id_token", "jwt", "bearer", "authorization"];
+    const FIELDS: &[&str] = &[
+        "x-access-token",
+        "x-auth-token",
+        "x-id-token",
+        "x-jwt",
+        "x-forwarded-access-token",
+        "x-forwarded-authorization",
+        "token",
+    ];
+    let known = |name: &str| PARAMETERS.iter().find(|known| known.eq_ignore_ascii_case(name));
+    if let Some(name) = pairs(request.query().unwrap_or_default(), '&').find_map(|(name, _)| known(name)) {
+        return Some(format!("the query parameter `{name}`"));
+    }
+    for cookies in request.headers().get_all("cookie").filter_map(|value| std::str::from_utf8(value).ok()) {
+        if let Some(name) = pairs(cookies, ';').find_map(|(name, _)| known(name)) {
+            return Some(format!("the cookie `{name}`"));
+        }
+        if pairs(cookies, ';').any(|(_, value)| is_like_a_jwt(value.as_bytes())) {
+            return Some("a cookie".to_owned());
+        }
+    }
+    let field = |(name, value): &(&str, &[u8])| {
+        !name.eq_ignore_ascii_case("authorization")
+            && (FIELDS.iter().any(|known| known.eq_ignore_ascii_case(name))
+                || is_like_a_jwt(split_scheme(value).map_or(*value, |(_, rest)| rest)))
+    };
+    request.headers().iter().find(field).map(|(name, _)| format!("the header `{}`", name.to_ascii_lowercase()))
+}
+
+fn pairs(text: &str, separator: char) -> impl Iterator<Item = (&str, &str)> {
+    text.split(separator).filter_map(|pair| pair.trim().split_once('='))
+}
+
+/// The header of every JWT is a JSON object, and `{"` begins `eyJ` in base64.
+fn is_like_a_jwt(value: &[u8]) -> bool {
+    value.starts_with(b"eyJ") && value.iter().filter(|b| **b == b'.').count() >= 2
+}
+
+/// A `WWW-Authenticate` value. What the client learns is one of a few fixed sentences, and never a value.
+pub(crate) struct Challenge<'a> {
+    /// The host that was asked: it is what the client named itself.
+    pub(crate) realm: &'a str,
+    /// `error` and `error_description` of RFC 6750, section 3.1; none if there were no credentials at all.
+    pub(crate) error: Option<(&'static str, &'static str)>,
+    /// The scopes needed, separated by spaces; only for `insufficient_scope`.
+    pub(crate) scope: Option<&'a str>,
+}
+
+impl std::fmt::Display for Challenge<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let realm: String = self.realm.chars().filter(|c| c.is_ascii_graphic() && !matches!(c, '"' | '\\')).collect();
+        write!(f, "Bearer realm=\"{realm}\"")?;
+        if let Some((error, description)) = self.error {
+            write!(f, ", error=\"{error}\", error_description=\"{description}\"")?;
+        }
+        match self.scope {
+            Some(scope) => write!(f, ", scope=\"{scope}\""),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::{Call, headers};
+
+    fn presented(value: &str) -> String {
+        match read(&headers(&[("Authorization", value)])) {
+            Presented::Nothing => "nothing".into(),
+            Presented::Token(token) => format!("token {token}"),
+            Presented::OtherScheme(what) => format!("other: {what}"),
+            Presented::Malformed(what) => format!("malformed: {what}"),
+        }
+    }
+
+    #[test]
+    fn the_scheme_has_no_case_and_the_token_its_alphabet() {
+        for value in ["Bearer a.b-_~+/c", "bearer a.b-_~+/c", "BEARER   a.b-_~+/c"] {
+            assert_eq!(presented(value), "token a.b-_~+/c");
+        }
+        assert_eq!(presented("Bearer abc=="), "token abc==");
+        for value in
+            ["Bearer a b", "Bearer a,b", "Bearer \"a\"", "Bearer a=b", "Bearer =", "Bearer é", "Bearer a, Basic b", "Bearer a\tb"]
+        {
+            assert!(presented(value).starts_with("malformed: characters"), "{value}");
+        }
+        assert_eq!(presented("Bearer"), "malformed: no token after `Bearer`");
+        assert_eq!(presented("Bearer "), "malformed: no token after `Bearer`");
+    }
+
+    #[test]
+    fn other_schemes_are_named_and_their_values_are_not() {
+        assert_eq!(presented("Basic dTpw"), "other: an Authorization header with the Basic scheme");
+        for value in ["eyJhbGciOi.secret.sig", "sk_live_secret", "Token secret", "Bearersecret x"] {
+            let text = presented(value);
+            assert!(text.starts_with("other: ") && !text.contains("secret"), "{text}");
+        }
+    }
+
+    #[test]
+    fn two_headers_are_never_one_token() {
+        let two = headers(&[("Authorization", "Bearer good"), ("authorization", "Bearer other")]);
+        assert!(matches!(read(&two), Presented::Malformed(_)));
+        assert!(matches!(read(&headers(&[])), Presented::Nothing));
+        // A look-alike is another header.
+        assert!(matches!(read(&headers(&[("x_authorization", "Bearer a")])), Presented::Nothing));
+    }
+
+    #[test]
+    fn a_token_in_another_place_is_found_for_the_hint() {
+        let jwt = "eyJhbGciOiJub25lIn0.e30.c2ln";
+        for (call, place) in [
+            (Call::get(&format!("/?a=b&access_token={jwt}")), "the query parameter `access_token`"),
+            (Call::get("/").header("cookie", format!("a=b; access_token={jwt}")), "the cookie `access_token`"),
+            (Call::get("/").header("cookie", format!("session={jwt}")), "a cookie"),
+            (Call::get("/").header("X-Access-Token", "opaque"), "the header `x-access-token`"),
+            (Call::get("/").header("X-My-Token", format!("Bearer {jwt}")), "the header `x-my-token`"),
+        ] {
+            assert_eq!(elsewhere(&call.request).as_deref(), Some(place));
+        }
+        assert_eq!(elsewhere(&Call::get("/?a=b").header("cookie", "a=b").header("accept", "x").request), None);
+    }
+
+    #[test]
+    fn only_bearer_tokens_are_removed() {
+        let mut fields = headers(&[("Authorization", "BEARER a"), ("authorization", "Basic b"), ("authorization", "bearer")]);
+        remove(&mut fields);
+        assert_eq!(crate::test_support::values(&fields, "authorization"), ["Basic b"]);
+    }
+
+    #[test]
+    fn a_challenge_cannot_be_broken_out_of() {
+        let challenge = Challenge { realm: "a\"b\\\r\n", error: None, scope: None };
+        assert_eq!(challenge.to_string(), "Bearer realm=\"ab\"");
+    }
+}
