@@ -222,10 +222,7 @@ impl Diagnostic {
 fn place<'a>(group: Group<'a>, location: &'a Location, kind: AnnotationKind, label: Option<&'a str>) -> Group<'a> {
     match location.shown() {
         Some((line, range)) => group.element(
-            Snippet::source(line)
-                .path(location.file())
-                .line_start(location.line)
-                .annotation(kind.span(range).label(label)),
+            Snippet::source(line).path(location.file()).line_start(location.line).annotation(kind.span(range).label(label)),
         ),
         None => group.element(Origin::path(location.file()).line(location.line).char_column(location.column)),
     }

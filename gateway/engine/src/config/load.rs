@@ -6,9 +6,10 @@
 
 use super::decode;
 use super::diagnostic::{Diagnostic, Diagnostics, Severity, Sources};
-use super::document::{self, Entry, Fault, Kind, MAX_BYTES, Node, SourceId, Span};
+use super::document::{Entry, Fault, Kind, MAX_BYTES, Node, SourceId, Span};
 use super::environment::{self, Environment};
 use super::findings::Findings;
+use super::parse::parse;
 use super::raw;
 use portcullis_plugin::{ConfigError, FilterTable};
 use std::collections::HashMap;
@@ -264,7 +265,7 @@ impl<'a> Reader<'a> {
 
     /// Reads one text, and what it includes from `folder`, into the merged configuration.
     fn text(&mut self, text: &str, source: SourceId, folder: &Path) {
-        let Some(mut root) = document::parse(text, source, &mut self.faults) else { return };
+        let Some(mut root) = parse(text, source, &mut self.faults) else { return };
         environment::expand(&mut root, self.environment, &mut self.sources, &mut self.faults);
         let mark = root.mark();
         let Kind::Mapping(entries) = root.kind else {
@@ -350,13 +351,7 @@ fn read(path: &Path) -> std::io::Result<Vec<u8>> {
 
 fn end_of(text: &str, source: SourceId) -> Span {
     let line = text.rsplit('\n').next().unwrap_or_default();
-    Span {
-        source,
-        start: text.len(),
-        end: text.len(),
-        line: text.matches('\n').count() + 1,
-        column: line.chars().count() + 1,
-    }
+    Span { source, start: text.len(), end: text.len(), line: text.matches('\n').count() + 1, column: line.chars().count() + 1 }
 }
 
 /// Whether `name` is of the pattern, in which `*` stands for any characters.
@@ -382,7 +377,9 @@ mod tests {
 
     #[test]
     fn a_star_stands_for_any_characters() {
-        for (pattern, name) in [("*.yaml", "a.yaml"), ("a*b*c", "abc"), ("a*b*c", "a1b2c"), ("*", "x"), ("routes-*.yml", "routes-.yml")] {
+        for (pattern, name) in
+            [("*.yaml", "a.yaml"), ("a*b*c", "abc"), ("a*b*c", "a1b2c"), ("*", "x"), ("routes-*.yml", "routes-.yml")]
+        {
             assert!(matches(pattern, name), "{pattern} {name}");
         }
         for (pattern, name) in [("*.yaml", "a.yml"), ("a*b*c", "acb"), ("a*a", "a"), ("*.yaml", "a.yaml~")] {

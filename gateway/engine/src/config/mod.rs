@@ -1,4 +1,4 @@
-//! From text to a running configuration: `load` reads the files into a [`document`] tree and [`decode`]s that into
+//! From text to a running configuration: `load` [`parse`]s the files into a [`document`] tree and [`decode`]s that into
 //! [`raw`], which is what the files say; `check` judges it; `compile` turns it into the immutable `snapshot` that runs.
 //! Every finding on the way becomes a [`diagnostic`] with its place.
 
@@ -12,6 +12,7 @@ pub mod filter_entry;
 pub mod findings;
 pub mod inspect;
 pub mod load;
+pub mod parse;
 pub mod raw;
 pub mod reference;
 pub mod schema;

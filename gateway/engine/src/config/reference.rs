@@ -10,7 +10,7 @@ use std::fmt::Write;
 const INTRODUCTION: &str = "\
 # Configuration reference
 
-This page is generated from the types that read the configuration (`portcullis schema --markdown`); do not edit it.
+This page is generated from the types that read the configuration (`portcullis schema reference`); do not edit it.
 
 A configuration is a YAML file, or a folder whose `*.yaml` and `*.yml` are read in the order of their names. Every key is
 enforced or refused: an unknown key, a key given twice, and a key with nothing after it are errors. Values may refer to
@@ -22,7 +22,7 @@ configuration file.
 pub fn reference(table: &FilterTable) -> String {
     let root = schema(table);
     let mut page = Page { root: &root, out: INTRODUCTION.to_owned(), sections: HashMap::new(), scalars: Vec::new() };
-    page.object("Top level", "", &root, 2);
+    page.object("Top level", "", &root, 2, "");
     page.filters(table);
     page.scalars();
     page.out
@@ -51,8 +51,8 @@ struct Page<'a> {
 }
 
 impl<'a> Page<'a> {
-    /// A section for something with keys, and then those of what is within it.
-    fn object(&mut self, title: &str, path: &str, schema: &'a Value, level: usize) {
+    /// A section for something with keys, with its example, and then those of what is within it.
+    fn object(&mut self, title: &str, path: &str, schema: &'a Value, level: usize, example: &str) {
         let _ = write!(self.out, "\n{} {title}\n\n", "#".repeat(level));
         if let Some(text) = description(schema) {
             let _ = write!(self.out, "{text}\n\n");
@@ -61,21 +61,27 @@ impl<'a> Page<'a> {
             schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
         let Some(properties) = schema.get("properties").and_then(Value::as_object) else { return };
         if properties.is_empty() {
-            self.out.push_str("It has no keys: write `{}`.\n");
+            let _ = write!(self.out, "It has no keys: write `{{}}`.\n{example}");
             return;
         }
         let mut inner = Vec::new();
         self.out.push_str("| Key | Value | |\n|---|---|---|\n");
         for (key, schema) in properties {
             let value = self.value(schema, &join(path, key), &mut inner);
-            let mut text = description(schema).or_else(|| description(target(essence(schema), self.root))).unwrap_or_default().to_owned();
+            let mut text =
+                description(schema).or_else(|| description(target(essence(schema), self.root))).unwrap_or_default().to_owned();
             if required.contains(&key.as_str()) {
                 text = format!("**Required.** {text}");
             }
-            let _ = writeln!(self.out, "| `{key}` | {value} | {}{} |", cell(&text), self.choices(schema));
+            let mut lines = self.choices(schema);
+            if !text.is_empty() {
+                lines.insert(0, cell(&text));
+            }
+            let _ = writeln!(self.out, "| `{key}` | {value} | {} |", lines.join("<br>"));
         }
+        self.out.push_str(example);
         for (path, schema) in inner {
-            self.object(&format!("`{path}`"), &path, schema, 3);
+            self.object(&format!("`{path}`"), &path, schema, 3, "");
         }
     }
 
@@ -140,14 +146,15 @@ impl<'a> Page<'a> {
     }
 
     /// The words that may be given, with what they mean.
-    fn choices(&self, schema: &Value) -> String {
+    fn choices(&self, schema: &Value) -> Vec<String> {
         let mut schema = target(essence(schema), self.root);
         if let Some(items) = schema.get("items") {
             schema = target(items, self.root);
         }
         let mut texts = Vec::new();
         let mut add = |value: &Value, text: Option<&str>| {
-            let word = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            // A number among words is one of them without its quotes.
+            let Some(word) = value.as_str() else { return };
             texts.push(match text {
                 Some(text) => format!("`{word}`: {}", cell(text)),
                 None => format!("`{word}`"),
@@ -161,7 +168,7 @@ impl<'a> Page<'a> {
                 add(word, description(part));
             }
         }
-        if texts.is_empty() { String::new() } else { format!("<br>{}", texts.join("<br>")) }
+        texts
     }
 
     fn filters(&mut self, table: &FilterTable) {
@@ -172,17 +179,14 @@ impl<'a> Page<'a> {
         for factory in table.iter() {
             let name = factory.name;
             let definition = self.root.get("$defs").and_then(|defs| defs.get(format!("filter_{name}")));
+            let lines: String = factory.example.trim_end().lines().map(|line| format!("    {line}\n")).collect();
+            let example = format!("\n```yaml\n- {name}:\n{lines}```\n");
             match definition {
-                Some(definition) => self.object(&format!("`{name}`"), name, definition, 3),
+                Some(definition) => self.object(&format!("`{name}`"), name, definition, 3, &example),
                 None => {
-                    let _ = write!(self.out, "\n### `{name}`\n");
+                    let _ = write!(self.out, "\n### `{name}`\n{example}");
                 }
             }
-            let _ = write!(self.out, "\n```yaml\n- {name}:\n");
-            for line in factory.example.trim_end().lines() {
-                let _ = writeln!(self.out, "    {line}");
-            }
-            self.out.push_str("```\n");
         }
     }
 

@@ -24,6 +24,7 @@ pub fn schema(table: &FilterTable) -> Value {
         defs.extend(renamed.into_iter().map(|(name, schema)| (new_name(&name, &names).unwrap_or(name), schema)));
     }
     rename_references(&mut root, &names);
+    allow_unquoted(&mut root);
     root
 }
 
@@ -49,6 +50,23 @@ fn entry_schema(filters: &[(&str, Value)], mode: &Value, root: &Value) -> Value 
         .collect();
     // An empty `anyOf` is not a valid schema.
     if alternatives.is_empty() { json!({ "not": {} }) } else { json!({ "anyOf": alternatives }) }
+}
+
+/// Words that look like numbers, such as the TLS version `1.2`, may be written without quotes.
+fn allow_unquoted(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            let words = map.get("enum").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+            let numbers: Vec<Value> = words.filter_map(|word| word.parse().ok().map(Value::Number)).collect();
+            if let (false, Some(words)) = (numbers.is_empty(), map.get_mut("enum").and_then(Value::as_array_mut)) {
+                words.extend(numbers);
+                map.insert("type".to_owned(), json!(["string", "number"]));
+            }
+            map.values_mut().for_each(allow_unquoted);
+        }
+        Value::Array(items) => items.iter_mut().for_each(allow_unquoted),
+        _ => {}
+    }
 }
 
 /// What a schema is or refers to.

@@ -207,7 +207,11 @@ fn the_contracts_configurations_load_unchanged() {
         let loaded = Loader::new(&|_| None).load(&shared.join(name)).unwrap_or_else(|found| panic!("{}", found.render(false)));
         let mut findings = Findings::default();
         check(&loaded.raw, &mut findings);
-        assert!(findings.errors().is_empty() && findings.warnings().is_empty(), "{}", loaded.diagnostics(&findings).render(false));
+        assert!(
+            findings.errors().is_empty() && findings.warnings().is_empty(),
+            "{}",
+            loaded.diagnostics(&findings).render(false)
+        );
     }
 }
 
@@ -255,6 +259,7 @@ fn the_schema_knows_each_filter_and_refuses_unknown_keys() {
     assert_eq!(entry[0]["properties"]["ip_allow"]["$ref"], "#/$defs/filter_ip_allow");
     assert_eq!(entry[0]["required"][0], "ip_allow");
     assert_eq!(entry[0]["properties"]["mode"]["$ref"], "#/$defs/Mode");
+    assert_eq!(schema["$defs"]["TlsVersion"]["enum"], serde_json::json!(["1.2", "1.3", 1.2, 1.3]));
     assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
     let mut objects = 0;
     visit(&schema, &mut |value| {
@@ -282,7 +287,12 @@ fn visit(value: &serde_json::Value, see: &mut impl FnMut(&serde_json::Value)) {
 #[test]
 fn the_reference_has_every_key_and_no_dead_link() {
     let page = reference::reference(&table());
-    for part in ["| `header_bytes` | [byte size](#values) |", "### `limit`", "- ip_allow:\n    allow: [10.0.0.0/8]", "how often"] {
+    for part in [
+        "| `header_bytes` | [byte size](#values) |",
+        "### `limit`",
+        "- ip_allow:\n    allow: [10.0.0.0/8]",
+        "How many \\| how often.",
+    ] {
         assert!(page.contains(part), "{part} is missing in:\n{page}");
     }
     let anchors: Vec<String> = page
@@ -338,9 +348,54 @@ proptest! {
 }
 
 const PIECES: &[&str] = &[
-    "listeners", "routes", "pools", "name", "filters", "limit", ":", ": ", "\n", "\n  ", "\n    ", "- ", "{", "}", "[", "]", ", ", "\"",
-    "'", "&a ", "*a", "|\n", ">-\n", "# x", "\t", "---\n", "...\n", "!!str ", "!x ", "? ", "<<", "${SECRET}", "${", "$$", "~", "null", "1",
-    "1.5", "true", "1s", "%", "@", "\u{feff}", "\0", "\u{85}", "é", "\r", "\\",
+    "listeners",
+    "routes",
+    "pools",
+    "name",
+    "filters",
+    "limit",
+    ":",
+    ": ",
+    "\n",
+    "\n  ",
+    "\n    ",
+    "- ",
+    "{",
+    "}",
+    "[",
+    "]",
+    ", ",
+    "\"",
+    "'",
+    "&a ",
+    "*a",
+    "|\n",
+    ">-\n",
+    "# x",
+    "\t",
+    "---\n",
+    "...\n",
+    "!!str ",
+    "!x ",
+    "? ",
+    "<<",
+    "${SECRET}",
+    "${",
+    "$$",
+    "~",
+    "null",
+    "1",
+    "1.5",
+    "true",
+    "1s",
+    "%",
+    "@",
+    "\u{feff}",
+    "\0",
+    "\u{85}",
+    "é",
+    "\r",
+    "\\",
 ];
 
 /// Loads a text and shows what is wrong with it in every way.
