@@ -34,7 +34,7 @@ use std::sync::Arc;
 pub enum Purpose<'a> {
     /// To run. `log` is the access log that is open already.
     Serve { log: &'a AccessLog },
-    /// To be looked at: nothing is opened, bound or asked of the network. Keys may be given instead of an issuer's own.
+    /// To be looked at: nothing is opened or bound. Keys may be given; else an issuer is asked when a token needs it.
     Inspect { keys: Option<&'a [u8]> },
 }
 
@@ -89,8 +89,9 @@ impl Build<'_> {
         let raw::Config { include: _, listeners, admin, trusted_proxies, access_log, issuers, pools, routes, shutdown } = raw;
         let raw::Shutdown { drain } = shutdown;
         let issuers = match &self.context.purpose {
-            Purpose::Serve { .. } => Issuers::compile(&issuers, &self.env),
-            Purpose::Inspect { keys } => Issuers::offline(&issuers, &self.env, *keys),
+            Purpose::Inspect { keys: Some(keys) } => Issuers::offline(&issuers, &self.env, Some(keys)),
+            // Nothing is fetched before a token asks for it, or `start` does.
+            Purpose::Serve { .. } | Purpose::Inspect { keys: None } => Issuers::compile(&issuers, &self.env),
         };
         let issuers = self.findings.take(issuers);
         if let Some(issuers) = &issuers {
@@ -266,14 +267,14 @@ impl Build<'_> {
 /// `routes[place among a listener's].…` as the file counts.
 fn reroute(error: ConfigError, mine: &[usize]) -> ConfigError {
     let mut steps = error.path().to_vec();
-    if let Some(Segment::Index(place)) = steps.first().cloned() {
-        steps[0] = Segment::Index(mine.get(place).copied().unwrap_or(place));
+    if let Some(Segment::Index(place)) = steps.get_mut(1) {
+        *place = mine.get(*place).copied().unwrap_or(*place);
     }
     let mut moved = ConfigError::new(error.message());
     if let Some(help) = error.help_text() {
         moved = moved.help(help);
     }
-    steps.into_iter().rev().fold(moved, |error, step| error.at(step)).at("routes")
+    steps.into_iter().rev().fold(moved, |error, step| error.at(step))
 }
 
 fn find(pools: &BTreeMap<String, Arc<Pool>>, name: &str) -> Result<Arc<Pool>, ConfigError> {

@@ -48,6 +48,19 @@ pub fn all(stage: &Stage) -> Result<Vec<Case<'_>>, Failure> {
     ])
 }
 
+/// Sends `count` good requests, and says how many each upstream got.
+pub async fn share(stage: &Stage, count: usize) -> Result<(u64, u64), Failure> {
+    let before = stage.shares();
+    let tls = portcullis_testkit::pki::client_config(&[stage.servers()], None, &["http/1.1"])?;
+    let mut connection = Client::connect_tls(stage.address(), "api.example.test", tls).await?;
+    let authorization = format!("Bearer {}", stage.token(&good().sub("bob"))?);
+    for _ in 0..count {
+        connection.get("api.example.test", "/orders/1", &[("Authorization", &authorization)]).await?;
+    }
+    let after = stage.shares();
+    Ok((after.0 - before.0, after.1 - before.1))
+}
+
 impl Case<'_> {
     /// Sends the request over the wire, and explains it with the same code offline.
     pub async fn play(self, stage: &Stage) -> Result<Shown, Failure> {

@@ -69,8 +69,9 @@ async fn show(arguments: &Arguments) -> Result<bool, Failure> {
         print(&format!("{title}\n{}\n", indent(&shown.text)));
         good &= shown.as_expected;
     }
-    let (blue, green) = stage.shares();
-    print(&format!("Requests so far: {blue} to the first upstream, {green} to the second, by weight 3 to 1.\n\n"));
+    let (blue, green) = cases::share(&stage, 40).await?;
+    print(&format!("Of 40 more requests, {blue} went to the first upstream and {green} to the second: their weights are 3 and 1.\n\n"));
+    good &= (blue, green) == (30, 10);
     if arguments.once {
         stage.close().await;
         return Ok(good);

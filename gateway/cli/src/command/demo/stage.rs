@@ -3,14 +3,16 @@
 use super::Failure;
 use portcullis::config::inspect::{self, Inspection};
 use portcullis::{Gateway, Handle};
-use portcullis_testkit::pki::{Identity, Pki};
+use portcullis_testkit::pki::{Identity, Pki, Usage};
 use portcullis_testkit::provider::Provider;
 use portcullis_testkit::token::TokenSpec;
 use portcullis_testkit::upstream::Upstream;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 const CONFIGURATION: &str = include_str!("edge.yaml");
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 pub const AUDIENCE: &str = "https://api.example.test";
 
 pub struct Stage {
@@ -34,7 +36,9 @@ impl Stage {
         let clients = Pki::named("Portcullis demo partners")?;
         servers.write_ca(folder.join("ca.pem"))?;
         clients.write_ca(folder.join("clients-ca.pem"))?;
-        servers.server(&["api.example.test", "partners.example.test", "localhost", "127.0.0.1"])?.write_to(folder, "edge")?;
+        let now = SystemTime::now();
+        let server = servers.leaf("api.example.test").dns("api.example.test").dns("partners.example.test").dns("localhost");
+        server.usage(Usage::Server).valid(now - DAY, now + 90 * DAY).issue()?.write_to(folder, "edge")?;
         let partner = clients.leaf("Acme").dns("acme.partner.example").issue()?;
         let revoked = clients.leaf("Former partner").dns("former.partner.example").issue()?;
         partner.write_to(folder, "partner")?;
