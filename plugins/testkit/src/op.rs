@@ -76,21 +76,29 @@ impl RealProvider {
     /// # Panics
     /// If it is installed and does not start, or is not installed and `CI` is `true`.
     pub async fn start() -> Option<Self> {
+        Self::start_on(0).await
+    }
+
+    /// As [`start`](Self::start), on this port of 127.0.0.1; 0 takes a free one.
+    ///
+    /// # Panics
+    /// As [`start`](Self::start), or if the port is taken.
+    pub async fn start_on(port: u16) -> Option<Self> {
         let script = shared_file("idp/op.mjs")?;
         let node = program("node")?;
         let peers = peers_dir();
         if !peers.join("node_modules/oidc-provider").is_dir() || !peers.join("node_modules/jose").is_dir() {
             return missing(&format!("no oidc-provider in {}; run scripts/test-peers.sh", peers.display()));
         }
-        let provider = Self::launch(&node, &script, &peers).await;
+        let provider = Self::launch(&node, &script, &peers, port).await;
         Some(provider.unwrap_or_else(|error| panic!("oidc-provider does not start: {error}")))
     }
 
-    async fn launch(node: &Path, script: &Path, peers: &Path) -> Result<Self, Error> {
+    async fn launch(node: &Path, script: &Path, peers: &Path, port: u16) -> Result<Self, Error> {
         // Node looks for packages from where the script lies.
         let local = peers.join(format!("op-{}.mjs", std::process::id()));
         std::fs::copy(script, &local).map_err(Error::file(&local))?;
-        let (port, admin) = (Port::reserve()?, Port::reserve()?);
+        let (port, admin) = (Port::at(port)?, Port::reserve()?);
         let child = Command::new(node)
             .args(["--import", EXIT_WITH_PARENT])
             .arg(&local)

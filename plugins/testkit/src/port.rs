@@ -18,7 +18,15 @@ impl Port {
     /// # Errors
     /// If there is no free port.
     pub fn reserve() -> Result<Self, Error> {
-        let placeholder = socket(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+        Self::at(0)
+    }
+
+    /// This very port, for a configuration that must run as it stands.
+    ///
+    /// # Errors
+    /// If it is taken.
+    pub fn at(port: u16) -> Result<Self, Error> {
+        let placeholder = socket(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
         let address = placeholder.local_addr().map_err(Error::io("local address"))?;
         Ok(Self { address, _placeholder: placeholder })
     }

@@ -62,9 +62,17 @@ pub struct Builder {
     path: String,
     audience: String,
     algs: Vec<Alg>,
+    port: u16,
 }
 
 impl Builder {
+    /// The port of 127.0.0.1. Default: a free one.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = port;
+        self
+    }
+
     /// A path for the issuer, such as `/realms/acme`. Default: none.
     #[must_use]
     pub fn path(mut self, path: &str) -> Self {
@@ -86,12 +94,12 @@ impl Builder {
         self
     }
 
-    /// Starts it on a free port of 127.0.0.1, on the current runtime.
+    /// Starts it on 127.0.0.1, on the current runtime.
     ///
     /// # Errors
-    /// If there is no free port.
+    /// If there is no free port, or the chosen one is taken.
     pub async fn start(self) -> Result<Provider, Error> {
-        let port = Port::reserve()?;
+        let port = Port::at(self.port)?;
         let tokens = TokenIssuer::with(&format!("http://{}{}", port.address(), self.path), &self.audience, &self.algs);
         let shared = Arc::new(Shared { tokens, path: self.path, state: Mutex::default() });
         let provider = Provider { shared, port, handle: Handle::current(), server: Mutex::new(None) };
@@ -139,7 +147,7 @@ impl Provider {
     }
 
     pub fn builder() -> Builder {
-        Builder { path: String::new(), audience: AUDIENCE.to_owned(), algs: Alg::ALL.to_vec() }
+        Builder { path: String::new(), audience: AUDIENCE.to_owned(), algs: Alg::ALL.to_vec(), port: 0 }
     }
 
     /// The issuer's identifier: what a configuration names, and what tokens carry as `iss`.
