@@ -153,7 +153,9 @@ impl Build<'_> {
         let mut built = Some(Vec::new());
         for (at, entry) in entries.iter().enumerate() {
             let path = [place, &["filters".into(), at.into()]].concat();
-            let made = self.filter(owner, at, &path, entry);
+            // State is kept by the filter's place among its own kind: another filter put in front loses none of it.
+            let nth = entries[..at].iter().filter(|earlier| earlier.name == entry.name).count();
+            let made = self.filter(owner, nth, &path, entry);
             match (made, &mut built) {
                 (Some(made), Some(list)) => list.push(made),
                 _ => built = None,
@@ -169,7 +171,7 @@ impl Build<'_> {
         Some(Chain::new(built))
     }
 
-    fn filter(&mut self, owner: &str, at: usize, path: &[Segment], entry: &FilterEntry) -> Option<Entry> {
+    fn filter(&mut self, owner: &str, nth: usize, path: &[Segment], entry: &FilterEntry) -> Option<Entry> {
         let FilterEntry { name, mode } = entry;
         let pending = match decode_filter(&self.loaded.tree, path, entry, self.context.table) {
             Ok(pending) => pending,
@@ -179,7 +181,7 @@ impl Build<'_> {
             }
         };
         let factory = self.context.table.get(name)?;
-        let env = self.env.scoped(format!("{owner}/{at}/{name}"));
+        let env = self.env.scoped(format!("{owner}/{name}/{nth}"));
         let placed = |error: ConfigError| path.iter().rev().fold(error.at(name.as_str()), |error, step| error.at(step.clone()));
         let filter = self.findings.take(pending(&env).map_err(placed))?;
         // Also of a filter that is off: switching it on must not be the moment a client's copy is first removed.
