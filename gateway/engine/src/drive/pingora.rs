@@ -1,5 +1,7 @@
 //! The Pingora driver: `ProxyHttp`'s phases call the exchange. Nothing is decided here.
 
+use super::body_watch::BodyWatch;
+use super::connection::Stream2;
 use super::convert;
 use crate::access_log::FinalVerdict;
 use crate::config::snapshot::{ListenerPlan, Snapshot};
@@ -30,6 +32,8 @@ const DECIDED: ErrorType = ErrorType::Custom("Decided");
 /// A request whose head our own loop has read and normalised, on its way through Pingora to [`Driver`].
 pub struct Inbound {
     pub client: Arc<Client>,
+    /// On HTTP/2.
+    pub watch: Option<Arc<BodyWatch>>,
     pub snapshot: Arc<Snapshot>,
     pub plan: Arc<ListenerPlan>,
     pub request: RequestHead,
@@ -51,6 +55,19 @@ pub struct Context {
     deadline: Option<Instant>,
     decided: Option<Reply>,
     responded: bool,
+    watch: Option<Arc<BodyWatch>>,
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // The stream was given up in the middle of a phase: no other hook tells why.
+        if let (Some(run), Some(watch)) = (self.run.as_deref_mut(), &self.watch)
+            && watch.is_expired()
+        {
+            run.fail(Cause::RequestTimeout);
+            run.finish(0);
+        }
+    }
 }
 
 impl Context {
@@ -97,7 +114,7 @@ impl ProxyHttp for Driver {
         let certificate = inbound.client.certificate_status(&inbound.plan, now);
         let connection = Arc::clone(&inbound.client.connection);
         let limit = inbound.plan.body_limit;
-        let Inbound { snapshot, plan, request, framing, .. } = inbound;
+        let Inbound { client: _, watch, snapshot, plan, request, framing } = inbound;
         let too_large = matches!((limit, &framing.body), (Some(limit), BodyLength::Exact(len)) if *len > limit);
         let mut run = Box::new(Run::new(snapshot, plan, connection, certificate, request, framing, now));
         let next = run.judge().await;
@@ -116,6 +133,10 @@ impl ProxyHttp for Driver {
                     // A tunnel is silent for as long as its two ends like.
                     session.set_read_timeout(Some(pool_tunnel(context)));
                 }
+                if let (Some(watch), true) = (&watch, run.framing().body != BodyLength::None) {
+                    watch.awaits();
+                }
+                context.watch = watch;
                 context.run = Some(run);
                 return Ok(false);
             }
@@ -209,6 +230,11 @@ impl ProxyHttp for Driver {
     }
 
     async fn request_body_filter(&self, _: &mut Session, body: &mut Option<Bytes>, last: bool, context: &mut Context) -> Result<()> {
+        match &context.watch {
+            Some(watch) if last => watch.ends(),
+            Some(watch) => watch.awaits(),
+            None => {}
+        }
         match context.run()?.request_body(body, last) {
             Ok(()) => Ok(()),
             Err(reply) => {
@@ -407,12 +433,12 @@ async fn write(session: &mut Session, head: &ResponseHead, body: Bytes) -> Resul
 /// a request that is refused.
 fn read_http2(session: &mut Session) -> std::result::Result<Inbound, Reply> {
     let has_body = !session.as_downstream_mut().is_body_empty();
-    let client = session
+    let stream = session
         .as_downstream()
         .digest()
-        .and_then(|digest| digest.proxy_digest.as_ref()?.user_data.as_ref()?.downcast_ref::<Arc<Client>>())
-        .cloned();
-    let Some(client) = client else {
+        .and_then(|digest| digest.proxy_digest.as_ref()?.user_data.as_ref()?.downcast_ref::<Stream2>())
+        .map(|stream| (Arc::clone(&stream.client), Arc::clone(&stream.watch)));
+    let Some((client, watch)) = stream else {
         tracing::error!("a request without its connection; refused");
         return Err(Cause::GatewayFault.reply(DecisionId::random()));
     };
@@ -429,7 +455,7 @@ fn read_http2(session: &mut Session) -> std::result::Result<Inbound, Reply> {
             if !has_body {
                 framing.body = BodyLength::None;
             }
-            Ok(Inbound { client, snapshot, plan, request, framing })
+            Ok(Inbound { client, watch: Some(watch), snapshot, plan, request, framing })
         }
         Err(refusal) => Err(refuse(&snapshot, &plan, &client.connection, &refusal)),
     }
