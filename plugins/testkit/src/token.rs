@@ -357,6 +357,15 @@ impl TokenIssuer {
         Ok(self.lock().foreign.key(alg)?.jwk(alg, "foreign"))
     }
 
+    /// The public half of the key that signs at present, as PEM.
+    ///
+    /// # Errors
+    /// If a key cannot be made.
+    pub fn public_pem(&self, alg: Alg) -> Result<String, Error> {
+        let (key, _) = self.signer(&TokenSpec::new().alg(alg))?;
+        key.public_pem()
+    }
+
     /// Makes the token, however wrong.
     ///
     /// # Errors
