@@ -33,7 +33,7 @@ fn verify(issuer: &TokenIssuer, token: &str) -> Result<Value, String> {
 fn good_tokens_of_every_algorithm_verify() {
     let issuer = TokenIssuer::new(ISSUER);
     for alg in Alg::ALL {
-        let spec = TokenSpec::new().alg(*alg).sub("bob").scope("api:read api:write").roles(&["admin"]).groups(&["staff"]);
+        let spec = TokenSpec::new().alg(*alg).subject("bob").scope("api:read api:write").roles(&["admin"]).groups(&["staff"]);
         let token = issuer.issue(&spec.claim("tenant", json!({ "id": 7 }))).unwrap();
         let claims = verify(&issuer, &token).unwrap_or_else(|error| panic!("{alg:?}: {error}"));
         assert_eq!((&claims["sub"], &claims["scope"]), (&json!("bob"), &json!("api:read api:write")));

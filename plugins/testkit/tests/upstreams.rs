@@ -4,7 +4,7 @@
 use portcullis_testkit::client::{head, once};
 use portcullis_testkit::frames::{self, Answered};
 use portcullis_testkit::pki::client_config;
-use portcullis_testkit::{Answer, Behaviour, Client, Http2Client, Http2Upstream, Pki, Upstream, until};
+use portcullis_testkit::{Answer, Behaviour, Client, Http2Client, Http2Upstream, Pki, Port, Upstream, until};
 use serde_json::json;
 use std::time::Duration;
 
@@ -102,6 +102,18 @@ async fn it_goes_away_and_comes_back() {
     assert!(Client::connect(upstream.address()).await.is_err());
     upstream.come_back().unwrap();
     assert_eq!(once(upstream.address(), head("GET", "h", "/", &[])).await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn a_port_is_handed_from_one_to_the_next() {
+    let port = Port::reserve().unwrap();
+    let blue = Upstream::builder().name("blue").port(&port).start().await.unwrap();
+    assert!(Upstream::builder().port(&port).start().await.is_err(), "somebody listens");
+    assert!(Port::of(port.address().port()).is_err());
+    blue.go_down().await;
+    let green = Upstream::builder().name("green").port(&port).start().await.unwrap();
+    let response = once(green.address(), head("GET", "h", "/", &[])).await.unwrap();
+    assert_eq!(response.header("x-upstream").as_deref(), Some("green"));
 }
 
 #[tokio::test]
