@@ -241,7 +241,9 @@ impl Issuer {
             judgement.check("key", reason::ISSUER_UNAVAILABLE, false, || self.unavailable_finding(named()));
             return KeyVerdict::Failed;
         }
-        self.store().remember_unknown(&wanted);
+        if attempt == Attempt::Last {
+            self.store().remember_unknown(&wanted);
+        }
         judgement.check("key", reason::TOKEN_KID_UNKNOWN, false, || {
             let finding = Finding::new("a key that the issuer publishes", named());
             match (other_family, &wanted.kid) {
