@@ -14,7 +14,7 @@ use crate::algorithm::Algorithm;
 use crate::claims::{self, Judgement, Read};
 use crate::issuers::Issuer;
 use crate::jose::{self, Header, Malformed, Token};
-use crate::store::{Lookup, Wanted};
+use crate::keyset::{Lookup, Wanted};
 use futures::future::BoxFuture;
 use portcullis_plugin::reason::{self, ReasonCode};
 use portcullis_plugin::{Exchange, Finding, Principal};

@@ -102,7 +102,7 @@ async fn keys_of_a_file_need_no_network_and_are_read_again() {
     let compile = || {
         let env = env();
         let issuers = Issuers::compile(&configs, &env);
-        assert_eq!(env.files(), [file.clone()], "watched");
+        assert_eq!(env.files(), std::slice::from_ref(&file), "watched");
         issuers
     };
     let issuers = compile().unwrap();
