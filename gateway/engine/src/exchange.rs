@@ -331,11 +331,15 @@ impl Run {
             && plan.routes[at].route.chain.reads_response_body()
         {
             let chain = &plan.routes[at].route.chain;
-            ended = chain.response_body(chain.len(), data, last, &mut self.exchange).map(|(at, ending)| (chain.entries()[at].name, ending));
+            ended = chain
+                .response_body(chain.len(), data, last, &mut self.exchange)
+                .map(|(at, ending)| (chain.entries()[at].name, ending));
         }
         if ended.is_none() && plan.chain.reads_response_body() {
             let chain = &plan.chain;
-            ended = chain.response_body(chain.len(), data, last, &mut self.exchange).map(|(at, ending)| (chain.entries()[at].name, ending));
+            ended = chain
+                .response_body(chain.len(), data, last, &mut self.exchange)
+                .map(|(at, ending)| (chain.entries()[at].name, ending));
         }
         self.traffic.bytes_out += data.as_ref().map_or(0, |data| data.len() as u64);
         match ended {

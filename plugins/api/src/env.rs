@@ -185,7 +185,11 @@ mod tests {
         kept.sweep();
         let again = env(&kept, &registry).counter("acme_total", "help", &["tenant"]).unwrap();
         assert_eq!(again.with_label_values(&["a"]).get(), 1);
-        assert!(env(&kept, &registry).counter("acme_total", "help", &["other"]).is_ok_and(|same| same.with_label_values(&["a"]).get() == 1));
+        assert!(
+            env(&kept, &registry)
+                .counter("acme_total", "help", &["other"])
+                .is_ok_and(|same| same.with_label_values(&["a"]).get() == 1)
+        );
         assert!(env(&kept, &registry).gauge("acme_total", "help", &[]).is_err());
     }
 }

@@ -393,7 +393,13 @@ pub struct Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { connect: TimeSpan::secs(2), read: TimeSpan::secs(30), write: TimeSpan::secs(30), total: None, tunnel: TimeSpan::secs(3600) }
+        Self {
+            connect: TimeSpan::secs(2),
+            read: TimeSpan::secs(30),
+            write: TimeSpan::secs(30),
+            total: None,
+            tunnel: TimeSpan::secs(3600),
+        }
     }
 }
 

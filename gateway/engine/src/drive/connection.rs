@@ -133,7 +133,11 @@ impl Serving {
                 Ok(_) => break Refusal::ambiguous("a whole request head", "the connection ended within it"),
                 Err(_) => {
                     let limit = plan.settings.limits.header_timeout;
-                    break Refusal { status: 408, reason: reason::REQUEST_TIMEOUT, finding: Finding::new(format!("a request head within {limit}"), "an unfinished one") };
+                    break Refusal {
+                        status: 408,
+                        reason: reason::REQUEST_TIMEOUT,
+                        finding: Finding::new(format!("a request head within {limit}"), "an unfinished one"),
+                    };
                 }
             }
         };

@@ -72,7 +72,9 @@ impl Drop for Context {
 
 impl Context {
     fn run(&mut self) -> Result<&mut Run> {
-        self.run.as_deref_mut().ok_or_else(|| Error::explain(ErrorType::InternalError, "a phase ran before the request was judged"))
+        self.run
+            .as_deref_mut()
+            .ok_or_else(|| Error::explain(ErrorType::InternalError, "a phase ran before the request was judged"))
     }
 }
 
@@ -202,12 +204,20 @@ impl ProxyHttp for Driver {
         error
     }
 
-    fn error_while_proxy(&self, _: &HttpPeer, session: &mut Session, mut error: Box<Error>, context: &mut Context, reused: bool) -> Box<Error> {
+    fn error_while_proxy(
+        &self,
+        _: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        context: &mut Context,
+        reused: bool,
+    ) -> Box<Error> {
         // Only what means the same when it is sent twice, and only while the client has seen nothing of an answer. A
         // backend that is too slow is not asked again, and nor is another: the client has waited long enough.
         let (cause, outcome) = explain(&error);
         let broke = *error.esource() == ErrorSource::Upstream && outcome == BackendOutcome::Reset;
-        let repeatable = session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated() && !context.responded;
+        let repeatable =
+            session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated() && !context.responded;
         let again = broke && repeatable && context.may_try_again();
         error.set_retry(again);
         if again && let Some(selected) = context.selected.take() {
@@ -229,7 +239,13 @@ impl ProxyHttp for Driver {
         convert::write_request(run.request(), host, run.rewrites_request_body(), upstream)
     }
 
-    async fn request_body_filter(&self, _: &mut Session, body: &mut Option<Bytes>, last: bool, context: &mut Context) -> Result<()> {
+    async fn request_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        last: bool,
+        context: &mut Context,
+    ) -> Result<()> {
         match &context.watch {
             Some(watch) if last => watch.ends(),
             Some(watch) => watch.awaits(),
@@ -244,7 +260,12 @@ impl ProxyHttp for Driver {
         }
     }
 
-    async fn upstream_response_filter(&self, _: &mut Session, response: &mut ResponseHeader, context: &mut Context) -> Result<()> {
+    async fn upstream_response_filter(
+        &self,
+        _: &mut Session,
+        response: &mut ResponseHeader,
+        context: &mut Context,
+    ) -> Result<()> {
         if response.status.is_informational() && response.status.as_u16() != 101 {
             return Ok(());
         }
@@ -274,14 +295,23 @@ impl ProxyHttp for Driver {
         }
         let streamed = run.rewrites_response_body();
         convert::write_response(&head, response)?;
-        if streamed && response.remove_header("content-length").is_some() && session.req_header().version == http::Version::HTTP_11 {
+        if streamed
+            && response.remove_header("content-length").is_some()
+            && session.req_header().version == http::Version::HTTP_11
+        {
             response.insert_header("Transfer-Encoding", "chunked")?;
         }
         context.responded = true;
         Ok(())
     }
 
-    fn response_body_filter(&self, _: &mut Session, body: &mut Option<Bytes>, last: bool, context: &mut Context) -> Result<Option<Duration>> {
+    fn response_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        last: bool,
+        context: &mut Context,
+    ) -> Result<Option<Duration>> {
         if context.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             return Err(Error::explain(ErrorType::ReadTimedout, "the pool's total time is over").into_up());
         }
@@ -316,7 +346,9 @@ impl ProxyHttp for Driver {
         }
         let decided = context.decided.take();
         let Some(run) = context.run.as_deref_mut() else { return nothing };
-        if session.response_written().is_some_and(|head| !head.status.is_informational()) || context.responded && decided.is_none() {
+        if session.response_written().is_some_and(|head| !head.status.is_informational())
+            || context.responded && decided.is_none()
+        {
             // Too late for another answer: the response breaks off, and the log says why.
             if run.reason().is_none() {
                 run.fail(cause);
@@ -397,9 +429,13 @@ fn explain(error: &Error) -> (Cause, BackendOutcome) {
     }
     match error.etype() {
         E::ConnectTimedout | E::TLSHandshakeTimedout => (Cause::Connect, BackendOutcome::ConnectFailed),
-        E::ConnectRefused | E::ConnectNoRoute | E::ConnectError | E::TLSHandshakeFailure | E::InvalidCert | E::SocketError | E::BindError => {
-            (Cause::Connect, BackendOutcome::ConnectFailed)
-        }
+        E::ConnectRefused
+        | E::ConnectNoRoute
+        | E::ConnectError
+        | E::TLSHandshakeFailure
+        | E::InvalidCert
+        | E::SocketError
+        | E::BindError => (Cause::Connect, BackendOutcome::ConnectFailed),
         E::ReadTimedout | E::WriteTimedout => (Cause::UpstreamTimeout, BackendOutcome::Timeout),
         E::InvalidHTTPHeader | E::H1Error | E::InvalidH2 | E::H2Error => (Cause::UpstreamInvalid, BackendOutcome::Invalid),
         E::ReadError | E::WriteError | E::ConnectionClosed | E::H2Downgrade => (Cause::UpstreamReset, BackendOutcome::Reset),
