@@ -50,6 +50,10 @@ pub struct Upstream {
     pub backend: Option<String>,
     pub tried: Vec<BackendId>,
     pub attempts: u32,
+    /// How many of them were made because another backend had failed.
+    pub retries: usize,
+    /// The last backend took the request and broke the connection.
+    pub reset: bool,
     /// From the choice of the backend to the head of its response.
     pub duration: Option<Duration>,
 }
@@ -142,6 +146,10 @@ impl Run {
         self.plan.chain.rewrites_request_body() || self.route_chain().is_some_and(Chain::rewrites_request_body)
     }
 
+    pub fn reads_request_body(&self) -> bool {
+        self.plan.chain.reads_request_body() || self.route_chain().is_some_and(Chain::reads_request_body)
+    }
+
     pub fn rewrites_response_body(&self) -> bool {
         self.plan.chain.rewrites_response_body() || self.route_chain().is_some_and(Chain::rewrites_response_body)
     }
@@ -165,8 +173,9 @@ impl Run {
         }
         self.ran_listener = plan.chain.len();
 
-        let at = match plan.router.find(&self.request) {
-            Lookup::Found(at) => at,
+        let (at, only_filters) = match plan.router.find(&self.request) {
+            Lookup::Found(at) => (at, None),
+            Lookup::Preflight { route, allow } => (route, Some(allow)),
             Lookup::MethodNotAllowed { allow } => return Next::Reply(self.fail(Cause::MethodNotAllowed { allow })),
             Lookup::None => return Next::Reply(self.fail(Cause::NoRoute)),
         };
@@ -183,6 +192,10 @@ impl Run {
             return Next::Reply(self.end(route.chain.entries()[at].name, ending));
         }
         self.ran_route = route.chain.len();
+        if let Some(allow) = only_filters {
+            // The route took it for its filters to answer; `OPTIONS` itself is not one of its methods.
+            return Next::Reply(self.fail(Cause::MethodNotAllowed { allow }));
+        }
         match &route.action {
             Action::Pool(pool) => self.forward(Arc::clone(pool)),
             Action::Split(split) => self.forward(Arc::clone(split.choose())),
@@ -247,7 +260,8 @@ impl Run {
                 self.upstream.backend = Some(selected.label().to_owned());
                 Ok(selected)
             }
-            // Backends that refused the connection are the cause then, not the health of others.
+            // What befell the backends that were tried is the cause then, not the health of others.
+            None if self.upstream.reset => Err(self.fail(Cause::UpstreamReset)),
             None if self.upstream.attempts > 0 => Err(self.fail(Cause::Connect)),
             None => Err(self.fail(Cause::NoHealthyBackend)),
         }

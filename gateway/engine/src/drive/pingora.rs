@@ -160,35 +160,59 @@ impl ProxyHttp for Driver {
             selected.record(BackendOutcome::ConnectFailed);
         }
         // Nothing was sent: another backend may be asked, whatever the method.
-        let retries = context.pool.as_ref().map_or(0, |pool| pool.retries());
-        let attempts = context.run.as_ref().map_or(0, |run| run.upstream().attempts) as usize;
-        let again = attempts <= retries;
-        if again && let Some(pool) = &context.pool {
-            pool.metrics().retries.inc();
-        }
+        let again = context.try_another(false);
         error.set_retry(again);
         error
     }
 
     fn error_while_proxy(&self, _: &HttpPeer, session: &mut Session, mut error: Box<Error>, context: &mut Context, reused: bool) -> Box<Error> {
         // A kept connection may have been closed by the backend just as we used it. Only what may be sent twice is.
-        let may_repeat = session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated() && !context.responded;
-        if may_repeat {
-            error.retry.decide_reuse(reused);
-        } else {
+        let Some(run) = context.run.as_deref_mut() else {
             error.set_retry(false);
-        }
-        if error.retry() {
+            return error;
+        };
+        let may_repeat = session.req_header().method.is_idempotent()
+            && !session.as_ref().retry_buffer_truncated()
+            && !context.responded
+            // A filter that has seen a body would see it a second time.
+            && (run.traffic_mut().bytes_in == 0 || !run.reads_request_body());
+        error.retry.decide_reuse(reused);
+        let broken = *error.esource() == ErrorSource::Upstream
+            && matches!(error.etype(), ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed);
+        if !may_repeat {
+            error.set_retry(false);
+        } else if error.retry() {
             // The same backend again, on a fresh connection: it did nothing wrong.
-            if let (Some(run), Some(selected)) = (context.run.as_deref_mut(), context.selected.take()) {
+            if let Some(selected) = context.selected.take() {
                 run.upstream_mut().tried.retain(|tried| *tried != selected.id());
-                drop(selected);
             }
+        } else if broken && context.try_another(true) {
+            // The backend broke off before it answered: another one may.
+            if let Some(selected) = context.selected.take() {
+                tracing::warn!(backend = selected.label(), cause = %error.etype().as_str(), "the backend broke the connection before it answered");
+                selected.record(BackendOutcome::Reset);
+            }
+            error.set_retry(true);
+        }
+        if error.retry()
+            && let Some(run) = &mut context.run
+        {
+            // The body is sent, and counted, from its start.
+            run.traffic_mut().bytes_in = 0;
         }
         error
     }
 
     async fn upstream_request_filter(&self, _: &mut Session, upstream: &mut RequestHeader, context: &mut Context) -> Result<()> {
+        // Pingora falls back to HTTP/1.1 where TLS did not agree on `h2`. Nothing has been sent yet.
+        let http2 = upstream.version == http::Version::HTTP_2 || context.run()?.framing().upgrade;
+        if !http2 && context.pool.as_ref().is_some_and(|pool| pool.needs_http2()) {
+            if let Some(selected) = context.selected.take() {
+                tracing::warn!(backend = selected.label(), "the backend does not speak HTTP/2, which the pool's `protocol` asks for");
+                selected.record(BackendOutcome::ConnectFailed);
+            }
+            return context.decide(Cause::Connect);
+        }
         let host = context.pool.as_ref().and_then(|pool| pool.host().map(str::to_owned));
         let run = context.run()?;
         let host = host.as_deref().unwrap_or_else(|| run.request().authority());
@@ -321,6 +345,19 @@ impl ProxyHttp for Driver {
 }
 
 impl Context {
+    /// Whether the request may go to another backend after one has failed it; `reset` says how. Counts it if so.
+    fn try_another(&mut self, reset: bool) -> bool {
+        let (Some(pool), Some(run)) = (&self.pool, &mut self.run) else { return false };
+        let upstream = run.upstream_mut();
+        upstream.reset = reset;
+        if upstream.retries >= pool.retries() {
+            return false;
+        }
+        upstream.retries += 1;
+        pool.metrics().retries.inc();
+        true
+    }
+
     fn decide<T>(&mut self, cause: Cause) -> Result<T> {
         let reply = self.run()?.fail(cause);
         self.decided = Some(reply);
