@@ -126,6 +126,11 @@ impl Chain {
         self.reads_response_body
     }
 
+    /// Whether a filter that counts answers CORS preflights.
+    pub fn answers_preflights(&self) -> bool {
+        self.entries.iter().any(|entry| entry.counts() && entry.filter.needs().answers_preflights)
+    }
+
     pub fn rewrites_request_body(&self) -> bool {
         self.rewrites_request_body
     }

@@ -261,6 +261,12 @@ impl Build<'_> {
         // An error names the place among this listener's routes; the file has it among all.
         let router = Router::new(patterns).map_err(|error| reroute(error, &mine));
         let router = self.findings.take(router);
+        let router = router.map(|router| {
+            let answers = |place: usize| {
+                mine.get(place).and_then(|at| routes.get(*at)?.as_ref()).is_some_and(|route| route.chain.answers_preflights())
+            };
+            router.answering_preflights(answers)
+        });
         let served: Option<Vec<_>> = mine.iter().map(|at| routes.get(*at)?.clone()).collect();
         let metrics = self.context.metrics;
         let routes =

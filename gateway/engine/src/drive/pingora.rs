@@ -216,8 +216,11 @@ impl ProxyHttp for Driver {
         // backend that is too slow is not asked again, and nor is another: the client has waited long enough.
         let (cause, outcome) = explain(&error);
         let broke = *error.esource() == ErrorSource::Upstream && outcome == BackendOutcome::Reset;
-        let repeatable =
-            session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated() && !context.responded;
+        let repeatable = session.req_header().method.is_idempotent()
+            && !session.as_ref().retry_buffer_truncated()
+            && !context.responded
+            // A filter that has seen a body would see it a second time.
+            && context.run.as_deref().is_some_and(|run| run.traffic().bytes_in == 0 || !run.reads_request_body());
         let again = broke && repeatable && context.may_try_again();
         error.set_retry(again);
         if again && let Some(selected) = context.selected.take() {
@@ -226,6 +229,7 @@ impl ProxyHttp for Driver {
                 // It may have closed the kept connection just as we used it, which is no failure: it stays a candidate.
                 run.upstream_mut().tried.retain(|tried| *tried != selected.id());
             } else {
+                tracing::warn!(backend = selected.label(), cause = %error.etype().as_str(), "the backend broke the connection before it answered");
                 selected.record(outcome);
             }
         }
@@ -233,6 +237,18 @@ impl ProxyHttp for Driver {
     }
 
     async fn upstream_request_filter(&self, _: &mut Session, upstream: &mut RequestHeader, context: &mut Context) -> Result<()> {
+        // Pingora falls back to HTTP/1.1 where TLS did not agree on `h2`. Nothing has been sent yet.
+        let http2 = upstream.version == http::Version::HTTP_2 || context.run()?.framing().upgrade;
+        if !http2 && context.pool.as_ref().is_some_and(|pool| pool.needs_http2()) {
+            if let Some(selected) = context.selected.take() {
+                tracing::warn!(
+                    backend = selected.label(),
+                    "the backend does not speak HTTP/2, which the pool's `protocol` asks for"
+                );
+                selected.record(BackendOutcome::ConnectFailed);
+            }
+            return context.decide(Cause::Connect);
+        }
         let host = context.pool.as_ref().and_then(|pool| pool.host().map(str::to_owned));
         let run = context.run()?;
         let host = host.as_deref().unwrap_or_else(|| run.request().authority());
