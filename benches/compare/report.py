@@ -71,7 +71,7 @@ def one_line(run: dict) -> str:
 def markdown(whole: dict) -> str:
     about, lines = whole["about"], []
     amount = f"about {about['requests']} requests" if about["requests"] else f"{about['seconds']:g} s"
-    lines.append(f"{about['date']} · {about['machine']} · rounds: {about["rounds"]}, interleaved, each {amount} · {about['in_flight']} requests in flight")
+    lines.append(f"{about['date']} · {about['machine']} · rounds: {about['rounds']}, interleaved, each {amount} · {about['in_flight']} requests in flight")
     lines.append("")
     lines.append(" · ".join(f"{name} {version}" if name not in version.lower() else version for name, version in about["versions"].items()))
     lines += ["", "| scenario | to nginx | to HAProxy |", "|---|---|---|"]
