@@ -202,7 +202,7 @@ impl Families {
                 r,
                 "portcullis_upstream_duration_seconds",
                 &["pool"],
-                "From the choice of a backend to the end of its response, retries included.",
+                "From the choice of the backend that answered to the head of its response.",
             )?,
             verdicts: family(
                 r,
