@@ -241,7 +241,7 @@ impl Client {
     pub async fn rest(&mut self) -> Result<Vec<u8>, Error> {
         let mut rest = crate::message::Bytes::default();
         // A reset is an end too; what came before it stays.
-        let _ = within("the end of the connection", self.reader.to_end(&mut rest)).await?;
+        let _ = within("the end of the connection", self.reader.until_end(&mut rest)).await?;
         Ok(rest.kept)
     }
 
@@ -355,6 +355,6 @@ async fn read_body(reader: &mut Reader<Box<dyn Io>>, head: &Head, body: &mut Bod
             let length = length.parse().map_err(|_| Error::Http(format!("content-length `{length}`")))?;
             reader.exactly(length, &mut [&mut body.data]).await
         }
-        None => reader.to_end(&mut body.data).await,
+        None => reader.until_end(&mut body.data).await,
     }
 }
