@@ -235,11 +235,11 @@ impl Run {
         cause.reply(self.exchange.decision_id())
     }
 
-    /// Chooses a backend that was not tried yet. `Err`: the reply for when there is none.
+    /// Chooses a backend that was not tried yet. `failed` is how the last one ended. `Err`: the reply for when there is none.
     ///
     /// # Errors
     /// If the pool has no healthy backend left.
-    pub fn select(&mut self, pool: &Arc<Pool>) -> Result<Selected, Reply> {
+    pub fn select(&mut self, pool: &Arc<Pool>, failed: Option<Cause>) -> Result<Selected, Reply> {
         match pool.select(&self.request, &self.exchange, &self.upstream.tried) {
             Some(selected) => {
                 self.upstream.attempts += 1;
@@ -247,9 +247,8 @@ impl Run {
                 self.upstream.backend = Some(selected.label().to_owned());
                 Ok(selected)
             }
-            // Backends that refused the connection are the cause then, not the health of others.
-            None if self.upstream.attempts > 0 => Err(self.fail(Cause::Connect)),
-            None => Err(self.fail(Cause::NoHealthyBackend)),
+            // What went wrong with those that were tried is the cause then, not the health of others.
+            None => Err(self.fail(failed.unwrap_or(Cause::NoHealthyBackend))),
         }
     }
 

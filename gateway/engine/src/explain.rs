@@ -151,7 +151,7 @@ fn listener(snapshot: &Snapshot, query: &Query, scheme: Scheme, authority: &str)
 fn connection(plan: &ListenerPlan, request: &RequestHead, query: &Query) -> (Arc<Connection>, CertificateStatus) {
     let tls = plan.settings.tls.as_ref();
     let source = SocketAddr::new(query.client, 0);
-    let facts = tls.map(|_| TlsFacts { version: "TLSv1.3", cipher: "TLS13_AES_256_GCM_SHA384", sni: Some(request.host().into()) });
+    let facts = tls.map(|_| TlsFacts { version: "TLSv1.3", cipher: "TLS_AES_256_GCM_SHA384", sni: Some(request.host().into()) });
     let connection =
         Connection { listener: Arc::clone(&plan.settings.name), peer: source, source, local: plan.address, tls: facts };
     let certificate = match tls.and_then(|tls| tls.client_cas()) {

@@ -43,6 +43,8 @@ pub struct Context {
     run: Option<Box<Run>>,
     pool: Option<Arc<Pool>>,
     selected: Option<Selected>,
+    /// Why the last attempt failed, for when there is no other backend to try.
+    failed: Option<Cause>,
     /// When the current attempt began, for the upstream's time.
     attempt: Option<Instant>,
     /// When the whole way to the backends has to be over.
@@ -106,6 +108,14 @@ impl ProxyHttp for Driver {
             Next::Forward(pool) => {
                 context.deadline = pool.timeouts().total.map(|total| Instant::now() + total);
                 context.pool = Some(pool);
+                if expects {
+                    // The client waits for this with its body, and the backend may be one that never says it.
+                    session.as_downstream_mut().write_continue_response().await?;
+                }
+                if run.framing().upgrade {
+                    // A tunnel is silent for as long as its two ends like.
+                    session.set_read_timeout(Some(pool_tunnel(context)));
+                }
                 context.run = Some(run);
                 return Ok(false);
             }
@@ -128,7 +138,10 @@ impl ProxyHttp for Driver {
         if context.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             return context.decide(Cause::UpstreamTimeout);
         }
-        let selected = match context.run()?.select(&pool) {
+        let failed = context.failed.take();
+        // Of a repeated request, the body is sent and counted again.
+        context.run()?.traffic_mut().bytes_in = 0;
+        let selected = match context.run()?.select(&pool, failed) {
             Ok(selected) => selected,
             Err(reply) => {
                 context.decided = Some(reply);
@@ -144,6 +157,9 @@ impl ProxyHttp for Driver {
                 return context.decide(Cause::Connect);
             }
         };
+        if upgrade {
+            peer.options.read_timeout = Some(pool.timeouts().tunnel);
+        }
         if let Some(left) = context.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
             let within = |timeout: Option<Duration>| Some(timeout.map_or(left, |timeout| timeout.min(left)));
             peer.options.read_timeout = within(peer.options.read_timeout);
@@ -159,30 +175,27 @@ impl ProxyHttp for Driver {
             tracing::warn!(backend = selected.label(), address = %peer, cause = %error.etype().as_str(), "no connection to the backend");
             selected.record(BackendOutcome::ConnectFailed);
         }
+        context.failed = Some(Cause::Connect);
         // Nothing was sent: another backend may be asked, whatever the method.
-        let retries = context.pool.as_ref().map_or(0, |pool| pool.retries());
-        let attempts = context.run.as_ref().map_or(0, |run| run.upstream().attempts) as usize;
-        let again = attempts <= retries;
-        if again && let Some(pool) = &context.pool {
-            pool.metrics().retries.inc();
-        }
-        error.set_retry(again);
+        error.set_retry(context.may_try_again());
         error
     }
 
     fn error_while_proxy(&self, _: &HttpPeer, session: &mut Session, mut error: Box<Error>, context: &mut Context, reused: bool) -> Box<Error> {
-        // A kept connection may have been closed by the backend just as we used it. Only what may be sent twice is.
-        let may_repeat = session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated() && !context.responded;
-        if may_repeat {
-            error.retry.decide_reuse(reused);
-        } else {
-            error.set_retry(false);
-        }
-        if error.retry() {
-            // The same backend again, on a fresh connection: it did nothing wrong.
-            if let (Some(run), Some(selected)) = (context.run.as_deref_mut(), context.selected.take()) {
+        // Only what means the same when it is sent twice, and only while the client has seen nothing of an answer. A
+        // backend that is too slow is not asked again, and nor is another: the client has waited long enough.
+        let (cause, outcome) = explain(&error);
+        let broke = *error.esource() == ErrorSource::Upstream && outcome == BackendOutcome::Reset;
+        let repeatable = session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated() && !context.responded;
+        let again = broke && repeatable && context.may_try_again();
+        error.set_retry(again);
+        if again && let Some(selected) = context.selected.take() {
+            context.failed = Some(cause);
+            if reused && let Some(run) = context.run.as_deref_mut() {
+                // It may have closed the kept connection just as we used it, which is no failure: it stays a candidate.
                 run.upstream_mut().tried.retain(|tried| *tried != selected.id());
-                drop(selected);
+            } else {
+                selected.record(outcome);
             }
         }
         error
@@ -326,11 +339,26 @@ impl ProxyHttp for Driver {
 }
 
 impl Context {
+    /// Whether the pool allows one more attempt; counts it if so.
+    fn may_try_again(&self) -> bool {
+        let Some(pool) = &self.pool else { return false };
+        let attempts = self.run.as_ref().map_or(0, |run| run.upstream().attempts) as usize;
+        let again = attempts <= pool.retries();
+        if again {
+            pool.metrics().retries.inc();
+        }
+        again
+    }
+
     fn decide<T>(&mut self, cause: Cause) -> Result<T> {
         let reply = self.run()?.fail(cause);
         self.decided = Some(reply);
         Error::e_explain(DECIDED, "decided")
     }
+}
+
+fn pool_tunnel(context: &Context) -> Duration {
+    context.pool.as_ref().map_or(DRAIN, |pool| pool.timeouts().tunnel)
 }
 
 /// What an error of Pingora's means to the client and to the backend's record.
