@@ -38,9 +38,9 @@ pub fn all(stage: &Stage) -> Result<Vec<Case<'_>>, Failure> {
         orders("The same, with identity headers forged by the client", spoofed, 200),
         orders("No token", Vec::new(), 401),
         orders("A token that expired 41 seconds ago", bearer(good().expires_in(-41))?, 401),
-        orders("A token for another API", bearer(good().aud("https://other.example.test"))?, 401),
+        orders("A token for another API", bearer(good().audience("https://other.example.test"))?, 401),
         orders("A token without the scope", bearer(good().scope("orders:write"))?, 403),
-        orders("A token signed by somebody else", bearer(good().aud(AUDIENCE).sign_with(SignWith::Foreign))?, 401),
+        orders("A token signed by somebody else", bearer(good().audience(AUDIENCE).sign_with(SignWith::Foreign))?, 401),
         partners("A partner's certificate", Some(stage.partner()), 200),
         partners("No certificate where one is required", None, 403),
         partners("A certificate that was revoked", Some(stage.revoked()), 403),
@@ -53,7 +53,7 @@ pub async fn share(stage: &Stage, count: usize) -> Result<(u64, u64), Failure> {
     let before = stage.shares();
     let tls = portcullis_testkit::pki::client_config(&[stage.servers()], None, &["http/1.1"])?;
     let mut connection = Client::connect_tls(stage.address(), "api.example.test", tls).await?;
-    let authorization = format!("Bearer {}", stage.token(&good().sub("bob"))?);
+    let authorization = format!("Bearer {}", stage.token(&good().subject("bob"))?);
     for _ in 0..count {
         connection.get("api.example.test", "/orders/1", &[("Authorization", &authorization)]).await?;
     }

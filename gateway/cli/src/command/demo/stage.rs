@@ -128,5 +128,5 @@ impl Stage {
 
 /// A token that the demo's routes accept, for an hour.
 pub fn good() -> TokenSpec {
-    TokenSpec::new().sub("alice").scope("orders:read orders:write").roles(&["orders-admin"]).expires_in(3600)
+    TokenSpec::new().subject("alice").scope("orders:read orders:write").roles(&["orders-admin"]).expires_in(3600)
 }
