@@ -190,7 +190,7 @@ impl Families {
                 r,
                 "portcullis_requests_total",
                 &["listener", "route", "status"],
-                "Requests that had a route, by the status the client got.",
+                "Requests, by the status the client got. The route is empty if none matched or the request was malformed.",
             )?,
             request_duration: family(
                 r,
