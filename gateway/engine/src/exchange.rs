@@ -127,6 +127,10 @@ impl Run {
         &mut self.upstream
     }
 
+    pub fn traffic(&self) -> Traffic {
+        self.traffic
+    }
+
     pub fn traffic_mut(&mut self) -> &mut Traffic {
         &mut self.traffic
     }
@@ -140,6 +144,10 @@ impl Run {
     /// Whether a filter changes bodies, so that their length is not known beforehand.
     pub fn rewrites_request_body(&self) -> bool {
         self.plan.chain.rewrites_request_body() || self.route_chain().is_some_and(Chain::rewrites_request_body)
+    }
+
+    pub fn reads_request_body(&self) -> bool {
+        self.plan.chain.reads_request_body() || self.route_chain().is_some_and(Chain::reads_request_body)
     }
 
     pub fn rewrites_response_body(&self) -> bool {
@@ -165,8 +173,9 @@ impl Run {
         }
         self.ran_listener = plan.chain.len();
 
-        let at = match plan.router.find(&self.request) {
-            Lookup::Found(at) => at,
+        let (at, only_filters) = match plan.router.find(&self.request) {
+            Lookup::Found(at) => (at, None),
+            Lookup::Preflight { route, allow } => (route, Some(allow)),
             Lookup::MethodNotAllowed { allow } => return Next::Reply(self.fail(Cause::MethodNotAllowed { allow })),
             Lookup::None => return Next::Reply(self.fail(Cause::NoRoute)),
         };
@@ -183,6 +192,10 @@ impl Run {
             return Next::Reply(self.end(route.chain.entries()[at].name, ending));
         }
         self.ran_route = route.chain.len();
+        if let Some(allow) = only_filters {
+            // The route took it for its filters to answer; `OPTIONS` itself is not one of its methods.
+            return Next::Reply(self.fail(Cause::MethodNotAllowed { allow }));
+        }
         match &route.action {
             Action::Pool(pool) => self.forward(Arc::clone(pool)),
             Action::Split(split) => self.forward(Arc::clone(split.choose())),
@@ -331,11 +344,15 @@ impl Run {
             && plan.routes[at].route.chain.reads_response_body()
         {
             let chain = &plan.routes[at].route.chain;
-            ended = chain.response_body(chain.len(), data, last, &mut self.exchange).map(|(at, ending)| (chain.entries()[at].name, ending));
+            ended = chain
+                .response_body(chain.len(), data, last, &mut self.exchange)
+                .map(|(at, ending)| (chain.entries()[at].name, ending));
         }
         if ended.is_none() && plan.chain.reads_response_body() {
             let chain = &plan.chain;
-            ended = chain.response_body(chain.len(), data, last, &mut self.exchange).map(|(at, ending)| (chain.entries()[at].name, ending));
+            ended = chain
+                .response_body(chain.len(), data, last, &mut self.exchange)
+                .map(|(at, ending)| (chain.entries()[at].name, ending));
         }
         self.traffic.bytes_out += data.as_ref().map_or(0, |data| data.len() as u64);
         match ended {

@@ -108,7 +108,13 @@ pub async fn explain(snapshot: &Arc<Snapshot>, query: &Query) -> Result<Explanat
                 verdict: "deny",
                 status: Some(refusal.status),
                 reason: Some(refusal.reason.as_str()),
-                checks: vec![Check { filter: "normalise", check: "request", ok: false, reason: refusal.reason, finding: refusal.finding }],
+                checks: vec![Check {
+                    filter: "normalise",
+                    check: "request",
+                    ok: false,
+                    reason: refusal.reason,
+                    finding: refusal.finding,
+                }],
                 upstream_headers: BTreeMap::new(),
                 pool: None,
             });

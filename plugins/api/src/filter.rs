@@ -58,6 +58,9 @@ pub struct Needs {
     pub authenticates: bool,
     /// The filter reads the principal or the client certificate.
     pub reads_identity: bool,
+    /// The filter answers CORS preflights: its route then also takes those that ask for one of the route's methods, though
+    /// they come as `OPTIONS`. One that is let pass all the same gets 405.
+    pub answers_preflights: bool,
     /// How `check` sums the filter up in its table of effective security, such as `token(main; api:read)`.
     pub summary: Option<String>,
 }

@@ -4,8 +4,8 @@
 //! - cors: { origins: ["https://app.example.com"], methods: [GET, POST], headers: [content-type, authorization], max_age: 10m }
 //! ```
 //!
-//! Put it before filters that authenticate, and allow `OPTIONS` if the route's `match` names methods: a preflight is an
-//! `OPTIONS` request without credentials. It is answered here, with 204 or, if it asks for anything that is not listed,
+//! Put it before filters that authenticate: a preflight is an `OPTIONS` request without credentials. A route whose `match`
+//! names methods takes the preflights for these methods too. It is answered here, with 204 or, if it asks for anything that is not listed,
 //! with 403. Other requests go on; only what the browser lets the page read depends on their origin. The upstream's own
 //! `Access-Control-*` headers are replaced, so that there is one policy.
 //!
@@ -254,6 +254,7 @@ impl Filter for Cors {
 
     fn needs(&self) -> Needs {
         Needs {
+            answers_preflights: true,
             summary: Some(format!("cors({})", crate::text::first_few(&self.origins, self.origins.len()))),
             ..Needs::default()
         }

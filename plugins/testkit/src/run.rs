@@ -92,7 +92,7 @@ fn block_on(future: impl Future<Output = Result<Outcome, Error>>) -> Result<Outc
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     match std::pin::pin!(future).as_mut().poll(&mut context) {
         std::task::Poll::Ready(outcome) => outcome,
-        std::task::Poll::Pending => Err(Error::Request("the filter waits: within a runtime, use `run_async`".to_owned())),
+        std::task::Poll::Pending => Err(Error::Waits),
     }
 }
 

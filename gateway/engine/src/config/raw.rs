@@ -258,7 +258,8 @@ pub struct Pool {
     pub health: Option<Health>,
     #[serde(default)]
     pub timeouts: Timeouts,
-    /// How often a request that could not be sent is tried on another backend. Default: 2.
+    /// How often a request is tried on another backend: any request that could not be sent, and one that may be repeated
+    /// (GET, HEAD, PUT, DELETE, OPTIONS) whose backend broke the connection before it answered. Default: 2.
     #[serde(default = "default_retries")]
     pub retries: usize,
     /// TLS to the backends. Without it, plain.
@@ -393,7 +394,13 @@ pub struct Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { connect: TimeSpan::secs(2), read: TimeSpan::secs(30), write: TimeSpan::secs(30), total: None, tunnel: TimeSpan::secs(3600) }
+        Self {
+            connect: TimeSpan::secs(2),
+            read: TimeSpan::secs(30),
+            write: TimeSpan::secs(30),
+            total: None,
+            tunnel: TimeSpan::secs(3600),
+        }
     }
 }
 

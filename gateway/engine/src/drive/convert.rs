@@ -20,12 +20,17 @@ pub fn write_request(request: &RequestHead, host: &str, streamed: bool, upstream
     }
     upstream.set_raw_path(request.target().as_bytes())?;
     upstream.insert_header("Host", host)?;
+    let http2 = upstream.version == http::Version::HTTP_2;
     for (name, value) in request.headers().iter() {
+        // `te: trailers`, which gRPC servers insist on, is of one hop: on HTTP/1.1 trailers are not forwarded.
+        if name.eq_ignore_ascii_case("te") && !http2 {
+            continue;
+        }
         if !FRAMING.iter().any(|framing| framing.eq_ignore_ascii_case(name)) {
             upstream.append_header(name.to_owned(), value)?;
         }
     }
-    if streamed && upstream.remove_header("content-length").is_some() && upstream.version != http::Version::HTTP_2 {
+    if streamed && upstream.remove_header("content-length").is_some() && !http2 {
         upstream.insert_header("Transfer-Encoding", "chunked")?;
     }
     Ok(())

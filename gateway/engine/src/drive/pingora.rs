@@ -1,5 +1,7 @@
 //! The Pingora driver: `ProxyHttp`'s phases call the exchange. Nothing is decided here.
 
+use super::body_watch::BodyWatch;
+use super::connection::Stream2;
 use super::convert;
 use crate::access_log::FinalVerdict;
 use crate::config::snapshot::{ListenerPlan, Snapshot};
@@ -30,6 +32,8 @@ const DECIDED: ErrorType = ErrorType::Custom("Decided");
 /// A request whose head our own loop has read and normalised, on its way through Pingora to [`Driver`].
 pub struct Inbound {
     pub client: Arc<Client>,
+    /// On HTTP/2.
+    pub watch: Option<Arc<BodyWatch>>,
     pub snapshot: Arc<Snapshot>,
     pub plan: Arc<ListenerPlan>,
     pub request: RequestHead,
@@ -51,11 +55,26 @@ pub struct Context {
     deadline: Option<Instant>,
     decided: Option<Reply>,
     responded: bool,
+    watch: Option<Arc<BodyWatch>>,
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // The stream was given up in the middle of a phase: no other hook tells why.
+        if let (Some(run), Some(watch)) = (self.run.as_deref_mut(), &self.watch)
+            && watch.is_expired()
+        {
+            run.fail(Cause::RequestTimeout);
+            run.finish(0);
+        }
+    }
 }
 
 impl Context {
     fn run(&mut self) -> Result<&mut Run> {
-        self.run.as_deref_mut().ok_or_else(|| Error::explain(ErrorType::InternalError, "a phase ran before the request was judged"))
+        self.run
+            .as_deref_mut()
+            .ok_or_else(|| Error::explain(ErrorType::InternalError, "a phase ran before the request was judged"))
     }
 }
 
@@ -97,7 +116,7 @@ impl ProxyHttp for Driver {
         let certificate = inbound.client.certificate_status(&inbound.plan, now);
         let connection = Arc::clone(&inbound.client.connection);
         let limit = inbound.plan.body_limit;
-        let Inbound { snapshot, plan, request, framing, .. } = inbound;
+        let Inbound { client: _, watch, snapshot, plan, request, framing } = inbound;
         let too_large = matches!((limit, &framing.body), (Some(limit), BodyLength::Exact(len)) if *len > limit);
         let mut run = Box::new(Run::new(snapshot, plan, connection, certificate, request, framing, now));
         let next = run.judge().await;
@@ -116,6 +135,10 @@ impl ProxyHttp for Driver {
                     // A tunnel is silent for as long as its two ends like.
                     session.set_read_timeout(Some(pool_tunnel(context)));
                 }
+                if let (Some(watch), true) = (&watch, run.framing().body != BodyLength::None) {
+                    watch.awaits();
+                }
+                context.watch = watch;
                 context.run = Some(run);
                 return Ok(false);
             }
@@ -181,12 +204,23 @@ impl ProxyHttp for Driver {
         error
     }
 
-    fn error_while_proxy(&self, _: &HttpPeer, session: &mut Session, mut error: Box<Error>, context: &mut Context, reused: bool) -> Box<Error> {
+    fn error_while_proxy(
+        &self,
+        _: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        context: &mut Context,
+        reused: bool,
+    ) -> Box<Error> {
         // Only what means the same when it is sent twice, and only while the client has seen nothing of an answer. A
         // backend that is too slow is not asked again, and nor is another: the client has waited long enough.
         let (cause, outcome) = explain(&error);
         let broke = *error.esource() == ErrorSource::Upstream && outcome == BackendOutcome::Reset;
-        let repeatable = session.req_header().method.is_idempotent() && !session.as_ref().retry_buffer_truncated() && !context.responded;
+        let repeatable = session.req_header().method.is_idempotent()
+            && !session.as_ref().retry_buffer_truncated()
+            && !context.responded
+            // A filter that has seen a body would see it a second time.
+            && context.run.as_deref().is_some_and(|run| run.traffic().bytes_in == 0 || !run.reads_request_body());
         let again = broke && repeatable && context.may_try_again();
         error.set_retry(again);
         if again && let Some(selected) = context.selected.take() {
@@ -195,6 +229,7 @@ impl ProxyHttp for Driver {
                 // It may have closed the kept connection just as we used it, which is no failure: it stays a candidate.
                 run.upstream_mut().tried.retain(|tried| *tried != selected.id());
             } else {
+                tracing::warn!(backend = selected.label(), cause = %error.etype().as_str(), "the backend broke the connection before it answered");
                 selected.record(outcome);
             }
         }
@@ -202,13 +237,36 @@ impl ProxyHttp for Driver {
     }
 
     async fn upstream_request_filter(&self, _: &mut Session, upstream: &mut RequestHeader, context: &mut Context) -> Result<()> {
+        // Pingora falls back to HTTP/1.1 where TLS did not agree on `h2`. Nothing has been sent yet.
+        let http2 = upstream.version == http::Version::HTTP_2 || context.run()?.framing().upgrade;
+        if !http2 && context.pool.as_ref().is_some_and(|pool| pool.needs_http2()) {
+            if let Some(selected) = context.selected.take() {
+                tracing::warn!(
+                    backend = selected.label(),
+                    "the backend does not speak HTTP/2, which the pool's `protocol` asks for"
+                );
+                selected.record(BackendOutcome::ConnectFailed);
+            }
+            return context.decide(Cause::Connect);
+        }
         let host = context.pool.as_ref().and_then(|pool| pool.host().map(str::to_owned));
         let run = context.run()?;
         let host = host.as_deref().unwrap_or_else(|| run.request().authority());
         convert::write_request(run.request(), host, run.rewrites_request_body(), upstream)
     }
 
-    async fn request_body_filter(&self, _: &mut Session, body: &mut Option<Bytes>, last: bool, context: &mut Context) -> Result<()> {
+    async fn request_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        last: bool,
+        context: &mut Context,
+    ) -> Result<()> {
+        match &context.watch {
+            Some(watch) if last => watch.ends(),
+            Some(watch) => watch.awaits(),
+            None => {}
+        }
         match context.run()?.request_body(body, last) {
             Ok(()) => Ok(()),
             Err(reply) => {
@@ -218,7 +276,12 @@ impl ProxyHttp for Driver {
         }
     }
 
-    async fn upstream_response_filter(&self, _: &mut Session, response: &mut ResponseHeader, context: &mut Context) -> Result<()> {
+    async fn upstream_response_filter(
+        &self,
+        _: &mut Session,
+        response: &mut ResponseHeader,
+        context: &mut Context,
+    ) -> Result<()> {
         if response.status.is_informational() && response.status.as_u16() != 101 {
             return Ok(());
         }
@@ -248,14 +311,23 @@ impl ProxyHttp for Driver {
         }
         let streamed = run.rewrites_response_body();
         convert::write_response(&head, response)?;
-        if streamed && response.remove_header("content-length").is_some() && session.req_header().version == http::Version::HTTP_11 {
+        if streamed
+            && response.remove_header("content-length").is_some()
+            && session.req_header().version == http::Version::HTTP_11
+        {
             response.insert_header("Transfer-Encoding", "chunked")?;
         }
         context.responded = true;
         Ok(())
     }
 
-    fn response_body_filter(&self, _: &mut Session, body: &mut Option<Bytes>, last: bool, context: &mut Context) -> Result<Option<Duration>> {
+    fn response_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        last: bool,
+        context: &mut Context,
+    ) -> Result<Option<Duration>> {
         if context.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             return Err(Error::explain(ErrorType::ReadTimedout, "the pool's total time is over").into_up());
         }
@@ -295,7 +367,9 @@ impl ProxyHttp for Driver {
         }
         let decided = context.decided.take();
         let Some(run) = context.run.as_deref_mut() else { return nothing };
-        if session.response_written().is_some_and(|head| !head.status.is_informational()) || context.responded && decided.is_none() {
+        if session.response_written().is_some_and(|head| !head.status.is_informational())
+            || context.responded && decided.is_none()
+        {
             // Too late for another answer: the response breaks off, and the log says why.
             if run.reason().is_none() {
                 run.fail(cause);
@@ -376,9 +450,13 @@ fn explain(error: &Error) -> (Cause, BackendOutcome) {
     }
     match error.etype() {
         E::ConnectTimedout | E::TLSHandshakeTimedout => (Cause::Connect, BackendOutcome::ConnectFailed),
-        E::ConnectRefused | E::ConnectNoRoute | E::ConnectError | E::TLSHandshakeFailure | E::InvalidCert | E::SocketError | E::BindError => {
-            (Cause::Connect, BackendOutcome::ConnectFailed)
-        }
+        E::ConnectRefused
+        | E::ConnectNoRoute
+        | E::ConnectError
+        | E::TLSHandshakeFailure
+        | E::InvalidCert
+        | E::SocketError
+        | E::BindError => (Cause::Connect, BackendOutcome::ConnectFailed),
         E::ReadTimedout | E::WriteTimedout => (Cause::UpstreamTimeout, BackendOutcome::Timeout),
         E::InvalidHTTPHeader | E::H1Error | E::InvalidH2 | E::H2Error => (Cause::UpstreamInvalid, BackendOutcome::Invalid),
         E::ReadError | E::WriteError | E::ConnectionClosed | E::H2Downgrade => (Cause::UpstreamReset, BackendOutcome::Reset),
@@ -412,12 +490,12 @@ async fn write(session: &mut Session, head: &ResponseHead, body: Bytes) -> Resul
 /// a request that is refused.
 fn read_http2(session: &mut Session) -> std::result::Result<Inbound, Reply> {
     let has_body = !session.as_downstream_mut().is_body_empty();
-    let client = session
+    let stream = session
         .as_downstream()
         .digest()
-        .and_then(|digest| digest.proxy_digest.as_ref()?.user_data.as_ref()?.downcast_ref::<Arc<Client>>())
-        .cloned();
-    let Some(client) = client else {
+        .and_then(|digest| digest.proxy_digest.as_ref()?.user_data.as_ref()?.downcast_ref::<Stream2>())
+        .map(|stream| (Arc::clone(&stream.client), Arc::clone(&stream.watch)));
+    let Some((client, watch)) = stream else {
         tracing::error!("a request without its connection; refused");
         return Err(Cause::GatewayFault.reply(DecisionId::random()));
     };
@@ -434,7 +512,7 @@ fn read_http2(session: &mut Session) -> std::result::Result<Inbound, Reply> {
             if !has_body {
                 framing.body = BodyLength::None;
             }
-            Ok(Inbound { client, snapshot, plan, request, framing })
+            Ok(Inbound { client, watch: Some(watch), snapshot, plan, request, framing })
         }
         Err(refusal) => Err(refuse(&snapshot, &plan, &client.connection, &refusal)),
     }

@@ -170,6 +170,11 @@ impl Pool {
         self.settings.retries
     }
 
+    /// Whether its backends are spoken to over HTTP/2 and nothing else.
+    pub fn needs_http2(&self) -> bool {
+        self.settings.peers.needs_http2()
+    }
+
     /// The `Host` sent to backends, if it is not the client's.
     pub fn host(&self) -> Option<&str> {
         self.settings.host.as_deref()

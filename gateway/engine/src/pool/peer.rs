@@ -79,6 +79,10 @@ impl Peers {
         self.group
     }
 
+    pub(super) fn needs_http2(&self) -> bool {
+        self.protocol == raw::Protocol::H2
+    }
+
     /// A peer to clone for each attempt. `host` is the backend's, as configured.
     pub(super) fn peer(&self, address: SocketAddr, host: &str) -> Result<HttpPeer, PeerError> {
         let name = self.tls.as_ref().map(|tls| tls.server_name.as_deref().unwrap_or(host));

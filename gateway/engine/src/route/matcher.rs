@@ -22,6 +22,7 @@ pub(super) struct Entry {
     headers: Vec<(Box<str>, Expected)>,
     query: Vec<(Box<str>, Expected)>,
     conditions: usize,
+    answers_preflights: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -76,6 +77,15 @@ impl Entry {
 
     pub fn methods(&self) -> &Methods {
         &self.methods
+    }
+
+    pub fn answers_preflights(&mut self, answers: bool) {
+        self.answers_preflights = answers;
+    }
+
+    /// Whether a preflight that asks for `method` is this route's to answer.
+    pub fn takes_preflight(&self, method: &Method) -> bool {
+        self.answers_preflights && self.methods.allow(method)
     }
 
     /// How many conditions there are beside host and path.
@@ -158,7 +168,7 @@ pub(super) fn compile(route: usize, raw: &Match) -> Result<(Entry, Vec<String>, 
     let headers = check_headers(headers).map_err(|error| error.at("headers"))?;
     let query = check_query(query).map_err(|error| error.at("query"))?;
     let conditions = path_conditions + usize::from(!methods.0.is_empty()) + headers.len() + query.len();
-    Ok((Entry { route, methods, regex, headers, query, conditions }, hosts, key))
+    Ok((Entry { route, methods, regex, headers, query, conditions, answers_preflights: false }, hosts, key))
 }
 
 /// The most specific of the path's conditions says where the route is found; the others are settled here, or remain.

@@ -14,7 +14,7 @@ use crate::config::raw;
 use ahash::AHashMap;
 use matcher::{Entry, Judgement};
 use paths::Paths;
-use portcullis_plugin::{ConfigError, RequestHead};
+use portcullis_plugin::{ConfigError, Method, RequestHead};
 
 /// All routes of a listener.
 #[derive(Debug)]
@@ -32,6 +32,12 @@ pub struct Router {
 pub enum Lookup {
     /// The index that the route was given with.
     Found(usize),
+    /// A CORS preflight for this route, whose own methods lack `OPTIONS`: its filters may answer, and nothing else.
+    /// `allow` is for when none does.
+    Preflight {
+        route: usize,
+        allow: String,
+    },
     /// Routes match but for the method; `allow` lists theirs, as `Allow` wants it.
     MethodNotAllowed {
         allow: String,
@@ -56,6 +62,16 @@ impl Router {
         Ok(router)
     }
 
+    /// These routes, by their index in `routes`, have a filter that answers CORS preflights. A preflight comes as
+    /// `OPTIONS` and asks for another method; these routes take it by the method it asks for.
+    #[must_use]
+    pub fn answering_preflights(mut self, answers: impl Fn(usize) -> bool) -> Self {
+        for entry in &mut self.entries {
+            entry.answers_preflights(answers(entry.route()));
+        }
+        self
+    }
+
     fn add(&mut self, index: usize, raw: &raw::Match) -> Result<(), ConfigError> {
         let (entry, hosts, path) = matcher::compile(index, raw)?;
         let place = self.entries.len();
@@ -76,8 +92,14 @@ impl Router {
     /// The most specific route that holds in full.
     pub fn find(&self, request: &RequestHead) -> Lookup {
         let mut blocked = false;
+        let asked = preflight_for(request);
+        let mut by_asked = false;
         let found = self.candidates(request, |entry| match entry.judge(request) {
             Judgement::Holds => true,
+            Judgement::ButForTheMethod if asked.as_ref().is_some_and(|method| entry.takes_preflight(method)) => {
+                by_asked = true;
+                true
+            }
             Judgement::ButForTheMethod => {
                 blocked = true;
                 false
@@ -85,6 +107,7 @@ impl Router {
             Judgement::No => false,
         });
         match found {
+            Some(entry) if by_asked => Lookup::Preflight { route: entry.route(), allow: entry.methods().to_string() },
             Some(entry) => Lookup::Found(entry.route()),
             // Only now, because collecting them allocates.
             None if blocked => Lookup::MethodNotAllowed { allow: self.allowed(request) },
@@ -123,6 +146,17 @@ impl Router {
         }
         self.any.candidates(path, &mut take)
     }
+}
+
+/// The method that a CORS preflight asks for (Fetch standard, CORS-preflight request).
+fn preflight_for(request: &RequestHead) -> Option<Method> {
+    let headers = request.headers();
+    if *request.method() != Method::Options || !headers.contains("origin") {
+        return None;
+    }
+    let mut asked = headers.get_all("access-control-request-method");
+    let method = asked.next().and_then(Method::parse)?;
+    asked.next().is_none().then_some(method)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::provider::{Answer, Provider};
 use super::signer::{Signer, b64, jwks};
-use super::{World, exchange, verdict};
+use super::{World, exchange, until, verdict};
 use crate::{Issuer, IssuerConfig, Verification};
 use portcullis_plugin::reason;
 use portcullis_plugin::units::TimeSpan;
@@ -97,9 +97,7 @@ async fn many_waiting_requests_make_one_fetch() {
             tokio::spawn(async move { verdict(&issuer, &token).await.is_ok() })
         })
         .collect();
-    while provider.key_fetches() == 0 {
-        tokio::task::yield_now().await;
-    }
+    until("the fetch", || provider.key_fetches() > 0).await;
     provider.open_gate();
     for request in waiting {
         assert!(request.await.unwrap());

@@ -28,11 +28,24 @@ pub struct Shown {
 
 /// Every case of the tour, in order.
 pub fn all(stage: &Stage) -> Result<Vec<Case<'_>>, Failure> {
-    let bearer = |spec: TokenSpec| Ok::<_, Failure>(vec![("Authorization".to_owned(), format!("Bearer {}", stage.token(&spec)?))]);
-    let orders = |title, headers, expect| Case { title, host: "api.example.test", path: "/orders/1", headers, certificate: None, expect };
-    let partners = |title, certificate, expect| Case { title, host: "partners.example.test", path: "/", headers: Vec::new(), certificate, expect };
+    let bearer =
+        |spec: TokenSpec| Ok::<_, Failure>(vec![("Authorization".to_owned(), format!("Bearer {}", stage.token(&spec)?))]);
+    let orders =
+        |title, headers, expect| Case { title, host: "api.example.test", path: "/orders/1", headers, certificate: None, expect };
+    let partners = |title, certificate, expect| Case {
+        title,
+        host: "partners.example.test",
+        path: "/",
+        headers: Vec::new(),
+        certificate,
+        expect,
+    };
     let mut spoofed = bearer(good())?;
-    spoofed.extend([("X-User".to_owned(), "root".to_owned()), ("x_user".to_owned(), "root".to_owned()), ("Connection".to_owned(), "x-user".to_owned())]);
+    spoofed.extend([
+        ("X-User".to_owned(), "root".to_owned()),
+        ("x_user".to_owned(), "root".to_owned()),
+        ("Connection".to_owned(), "x-user".to_owned()),
+    ]);
     Ok(vec![
         orders("A token with the right scope", bearer(good())?, 200),
         orders("The same, with identity headers forged by the client", spoofed, 200),
@@ -44,7 +57,14 @@ pub fn all(stage: &Stage) -> Result<Vec<Case<'_>>, Failure> {
         partners("A partner's certificate", Some(stage.partner()), 200),
         partners("No certificate where one is required", None, 403),
         partners("A certificate that was revoked", Some(stage.revoked()), 403),
-        Case { title: "A path that two servers could read differently", host: "api.example.test", path: "/orders/..;/admin", headers: Vec::new(), certificate: None, expect: 400 },
+        Case {
+            title: "A path that two servers could read differently",
+            host: "api.example.test",
+            path: "/orders/..;/admin",
+            headers: Vec::new(),
+            certificate: None,
+            expect: 400,
+        },
     ])
 }
 

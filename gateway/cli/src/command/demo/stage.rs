@@ -106,7 +106,8 @@ impl Stage {
 
     /// The configuration as `explain` sees it.
     pub fn inspect(&self) -> Result<Inspection, Failure> {
-        inspect::inspect(&self.folder.join("edge.yaml"), &portcullis_plugins::table(), None).map_err(|found| found.to_string().into())
+        inspect::inspect(&self.folder.join("edge.yaml"), &portcullis_plugins::table(), None)
+            .map_err(|found| found.to_string().into())
     }
 
     /// What to try next.
