@@ -52,7 +52,8 @@ async fn anybody_else_is_refused_with_a_reason_in_the_metrics_and_a_decision_id(
     assert!(!response.text().contains("initech"), "the client learns no more than the status");
     assert_eq!(upstream.count(), 0);
     let metrics = gateway.metrics();
-    let counted = metrics.lines().find(|line| line.starts_with("portcullis_verdicts_total") && line.contains("acme.tenant.unknown"));
+    let counted =
+        metrics.lines().find(|line| line.starts_with("portcullis_verdicts_total") && line.contains("acme.tenant.unknown"));
     assert!(counted.is_some_and(|line| line.ends_with(" 1")), "{metrics}");
     gateway.stop().await;
     Ok(())
