@@ -56,6 +56,10 @@ pub fn write_response(head: &ResponseHead, target: &mut ResponseHeader) -> Resul
     if head.status() != target.status.as_u16() {
         target.set_status(head.status())?;
     }
+    // RFC 9112, section 2.3: the version is that of whoever sends the message, not of the backend behind it.
+    if target.version < http::Version::HTTP_11 {
+        target.set_version(http::Version::HTTP_11);
+    }
     let names: Vec<http::HeaderName> = target.headers.keys().cloned().collect();
     for name in &names {
         target.remove_header(name);

@@ -349,6 +349,11 @@ impl ProxyHttp for Driver {
         Ok(())
     }
 
+    fn request_summary(&self, _: &Session, context: &Context) -> String {
+        // Pingora's own has the path and the query, which may hold secrets; the access log has them, redacted.
+        context.run.as_ref().map_or_else(String::new, |run| format!("decision {}", run.exchange().decision_id()))
+    }
+
     fn suppress_error_log(&self, _: &Session, _: &Context, _: &Error) -> bool {
         // Every failure has its line in the access log, with a reason code.
         true
