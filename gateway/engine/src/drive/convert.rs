@@ -1,7 +1,7 @@
 //! Between our heads and Pingora's. The only place that knows both.
 
 use bytes::Bytes;
-use pingora_core::{Error, ErrorType, Result};
+use pingora::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use portcullis_plugin::{Headers, RequestHead, ResponseHead};
 
