@@ -259,8 +259,20 @@ impl ProxyHttp for Driver {
         }
         let streamed = run.rewrites_response_body();
         convert::write_response(&head, response)?;
-        if streamed && response.remove_header("content-length").is_some() && session.req_header().version == http::Version::HTTP_11 {
-            response.insert_header("Transfer-Encoding", "chunked")?;
+        match session.req_header().version {
+            http::Version::HTTP_11 if streamed && response.remove_header("content-length").is_some() => {
+                response.insert_header("Transfer-Encoding", "chunked")?;
+            }
+            http::Version::HTTP_11 => {}
+            version => {
+                if streamed {
+                    response.remove_header("content-length");
+                }
+                // HTTP/1.0 knows no chunks (RFC 9112, section 6.1): the body then ends with the connection.
+                if response.remove_header("transfer-encoding").is_some() && version == http::Version::HTTP_10 {
+                    session.set_keepalive(None);
+                }
+            }
         }
         context.responded = true;
         Ok(())
