@@ -38,7 +38,10 @@ impl Entry {
             Ok(verdict) => verdict,
             Err(panic) => {
                 self.metrics.panicked();
-                let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
+                let text = panic
+                    .downcast_ref::<&str>()
+                    .map(|text| (*text).to_owned())
+                    .or_else(|| panic.downcast_ref::<String>().cloned());
                 Verdict::Fault(FilterError::new(format!("panicked: {}", text.as_deref().unwrap_or("no message"))))
             }
         }
@@ -145,8 +148,7 @@ impl Chain {
     fn request_from(&self, start: usize, request: &mut RequestHead, exchange: &mut Exchange) -> Step {
         for at in start..self.entries.len() {
             let entry = &self.entries[at];
-            let before = (!entry.counts())
-                .then(|| Before { request: request.clone(), principal: exchange.principal().cloned() });
+            let before = (!entry.counts()).then(|| Before { request: request.clone(), principal: exchange.principal().cloned() });
             exchange.driver_enter(entry.name);
             let verdict = entry.guarded(|filter| filter.request(request, exchange));
             match self.settle(at, verdict, before, request, exchange) {
@@ -185,7 +187,14 @@ impl Chain {
     }
 
     /// Counts a verdict and applies the filter's mode to it.
-    fn settle(&self, at: usize, verdict: Verdict, before: Option<Before>, request: &mut RequestHead, exchange: &mut Exchange) -> Step {
+    fn settle(
+        &self,
+        at: usize,
+        verdict: Verdict,
+        before: Option<Before>,
+        request: &mut RequestHead,
+        exchange: &mut Exchange,
+    ) -> Step {
         let entry = &self.entries[at];
         let ending = match verdict {
             Verdict::Wait(future) => return Step::Waiting(Waiting { at, future, before }),
@@ -250,17 +259,41 @@ impl Chain {
     }
 
     /// Shows a piece of the request body to the filters that asked for it.
-    pub fn request_body(&self, ran: usize, data: &mut Option<Bytes>, last: bool, exchange: &mut Exchange) -> Option<(usize, Ending)> {
+    pub fn request_body(
+        &self,
+        ran: usize,
+        data: &mut Option<Bytes>,
+        last: bool,
+        exchange: &mut Exchange,
+    ) -> Option<(usize, Ending)> {
         let ran = ran.min(self.entries.len());
-        self.bodies(0..ran, |entry| entry.request_body, data, last, exchange, |filter, body, exchange| filter.request_body(body, exchange))
+        self.bodies(
+            0..ran,
+            |entry| entry.request_body,
+            data,
+            last,
+            exchange,
+            |filter, body, exchange| filter.request_body(body, exchange),
+        )
     }
 
     /// Shows a piece of the response body to the filters that asked for it, last first.
-    pub fn response_body(&self, ran: usize, data: &mut Option<Bytes>, last: bool, exchange: &mut Exchange) -> Option<(usize, Ending)> {
+    pub fn response_body(
+        &self,
+        ran: usize,
+        data: &mut Option<Bytes>,
+        last: bool,
+        exchange: &mut Exchange,
+    ) -> Option<(usize, Ending)> {
         let ran = ran.min(self.entries.len());
-        self.bodies((0..ran).rev(), |entry| entry.response_body, data, last, exchange, |filter, body, exchange| {
-            filter.response_body(body, exchange)
-        })
+        self.bodies(
+            (0..ran).rev(),
+            |entry| entry.response_body,
+            data,
+            last,
+            exchange,
+            |filter, body, exchange| filter.response_body(body, exchange),
+        )
     }
 
     fn bodies(
@@ -293,7 +326,9 @@ impl Chain {
                     entry.metrics.fault();
                     Ending::Fault(error)
                 }
-                Verdict::Respond(_) | Verdict::Wait(_) => Ending::Fault(FilterError::new("a body stage continues, denies or fails")),
+                Verdict::Respond(_) | Verdict::Wait(_) => {
+                    Ending::Fault(FilterError::new("a body stage continues, denies or fails"))
+                }
             };
             if entry.counts() {
                 return Some((at, ending));

@@ -17,7 +17,12 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(connection: Arc<Connection>, chain: Option<Arc<ClientChain>>, current: Arc<Current>, accepted: Arc<ListenerPlan>) -> Self {
+    pub fn new(
+        connection: Arc<Connection>,
+        chain: Option<Arc<ClientChain>>,
+        current: Arc<Current>,
+        accepted: Arc<ListenerPlan>,
+    ) -> Self {
         Self { connection, chain, current, accepted }
     }
 

@@ -50,10 +50,6 @@ pub struct Upstream {
     pub backend: Option<String>,
     pub tried: Vec<BackendId>,
     pub attempts: u32,
-    /// How many of them were made because another backend had failed.
-    pub retries: usize,
-    /// The last backend took the request and broke the connection.
-    pub reset: bool,
     /// From the choice of the backend to the head of its response.
     pub duration: Option<Duration>,
 }
@@ -129,6 +125,10 @@ impl Run {
 
     pub fn upstream_mut(&mut self) -> &mut Upstream {
         &mut self.upstream
+    }
+
+    pub fn traffic(&self) -> Traffic {
+        self.traffic
     }
 
     pub fn traffic_mut(&mut self) -> &mut Traffic {
@@ -248,11 +248,11 @@ impl Run {
         cause.reply(self.exchange.decision_id())
     }
 
-    /// Chooses a backend that was not tried yet. `Err`: the reply for when there is none.
+    /// Chooses a backend that was not tried yet. `failed` is how the last one ended. `Err`: the reply for when there is none.
     ///
     /// # Errors
     /// If the pool has no healthy backend left.
-    pub fn select(&mut self, pool: &Arc<Pool>) -> Result<Selected, Reply> {
+    pub fn select(&mut self, pool: &Arc<Pool>, failed: Option<Cause>) -> Result<Selected, Reply> {
         match pool.select(&self.request, &self.exchange, &self.upstream.tried) {
             Some(selected) => {
                 self.upstream.attempts += 1;
@@ -260,10 +260,8 @@ impl Run {
                 self.upstream.backend = Some(selected.label().to_owned());
                 Ok(selected)
             }
-            // What befell the backends that were tried is the cause then, not the health of others.
-            None if self.upstream.reset => Err(self.fail(Cause::UpstreamReset)),
-            None if self.upstream.attempts > 0 => Err(self.fail(Cause::Connect)),
-            None => Err(self.fail(Cause::NoHealthyBackend)),
+            // What went wrong with those that were tried is the cause then, not the health of others.
+            None => Err(self.fail(failed.unwrap_or(Cause::NoHealthyBackend))),
         }
     }
 
@@ -346,11 +344,15 @@ impl Run {
             && plan.routes[at].route.chain.reads_response_body()
         {
             let chain = &plan.routes[at].route.chain;
-            ended = chain.response_body(chain.len(), data, last, &mut self.exchange).map(|(at, ending)| (chain.entries()[at].name, ending));
+            ended = chain
+                .response_body(chain.len(), data, last, &mut self.exchange)
+                .map(|(at, ending)| (chain.entries()[at].name, ending));
         }
         if ended.is_none() && plan.chain.reads_response_body() {
             let chain = &plan.chain;
-            ended = chain.response_body(chain.len(), data, last, &mut self.exchange).map(|(at, ending)| (chain.entries()[at].name, ending));
+            ended = chain
+                .response_body(chain.len(), data, last, &mut self.exchange)
+                .map(|(at, ending)| (chain.entries()[at].name, ending));
         }
         self.traffic.bytes_out += data.as_ref().map_or(0, |data| data.len() as u64);
         match ended {

@@ -32,6 +32,8 @@ pub struct Query {
 /// The answer. Serialised, it is what the contract promises.
 #[derive(Debug, Clone, Serialize)]
 pub struct Explanation {
+    /// For people; the contract's JSON has no such member.
+    #[serde(skip)]
     pub listener: String,
     pub route: Option<String>,
     /// `allow`, `deny` or `error`.
@@ -108,7 +110,13 @@ pub async fn explain(snapshot: &Arc<Snapshot>, query: &Query) -> Result<Explanat
                 verdict: "deny",
                 status: Some(refusal.status),
                 reason: Some(refusal.reason.as_str()),
-                checks: vec![Check { filter: "normalise", check: "request", ok: false, reason: refusal.reason, finding: refusal.finding }],
+                checks: vec![Check {
+                    filter: "normalise",
+                    check: "request",
+                    ok: false,
+                    reason: refusal.reason,
+                    finding: refusal.finding,
+                }],
                 upstream_headers: BTreeMap::new(),
                 pool: None,
             });
@@ -151,7 +159,7 @@ fn listener(snapshot: &Snapshot, query: &Query, scheme: Scheme, authority: &str)
 fn connection(plan: &ListenerPlan, request: &RequestHead, query: &Query) -> (Arc<Connection>, CertificateStatus) {
     let tls = plan.settings.tls.as_ref();
     let source = SocketAddr::new(query.client, 0);
-    let facts = tls.map(|_| TlsFacts { version: "TLSv1.3", cipher: "TLS13_AES_256_GCM_SHA384", sni: Some(request.host().into()) });
+    let facts = tls.map(|_| TlsFacts { version: "TLSv1.3", cipher: "TLS_AES_256_GCM_SHA384", sni: Some(request.host().into()) });
     let connection =
         Connection { listener: Arc::clone(&plan.settings.name), peer: source, source, local: plan.address, tls: facts };
     let certificate = match tls.and_then(|tls| tls.client_cas()) {

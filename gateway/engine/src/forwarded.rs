@@ -84,8 +84,16 @@ fn is_forwarding(name: &str, trusted: bool) -> bool {
     let look_alike = name.contains('_');
     match folded.as_str() {
         "x-forwarded-for" | "x-forwarded-proto" | "x-forwarded-host" | "x-decision-id" => true,
-        "forwarded" | "x-real-ip" | "x-original-forwarded-for" | "true-client-ip" | "x-client-ip" | "x-cluster-client-ip" | "x-original-url"
-        | "x-rewrite-url" | "x-original-host" | "x-envoy-external-address" => !trusted || look_alike,
+        "forwarded"
+        | "x-real-ip"
+        | "x-original-forwarded-for"
+        | "true-client-ip"
+        | "x-client-ip"
+        | "x-cluster-client-ip"
+        | "x-original-url"
+        | "x-rewrite-url"
+        | "x-original-host"
+        | "x-envoy-external-address" => !trusted || look_alike,
         other => other.starts_with("x-forwarded-") && (!trusted || look_alike),
     }
 }
@@ -153,13 +161,19 @@ mod tests {
         let seen: Vec<_> = head.headers().iter().map(|(n, v)| format!("{n}: {}", String::from_utf8_lossy(v))).collect();
         assert_eq!(
             seen,
-            ["x-forwarded-for: 203.0.113.9", "x-forwarded-proto: http", "x-forwarded-host: a.example", &format!("x-decision-id: {id}")]
+            [
+                "x-forwarded-for: 203.0.113.9",
+                "x-forwarded-proto: http",
+                "x-forwarded-host: a.example",
+                &format!("x-decision-id: {id}")
+            ]
         );
     }
 
     #[test]
     fn a_trusted_proxys_story_is_continued() {
-        let mut head = request(&[("X-Forwarded-For", "198.51.100.7"), ("X-Forwarded-Proto", "https"), ("X-Forwarded-Prefix", "/p")]);
+        let mut head =
+            request(&[("X-Forwarded-For", "198.51.100.7"), ("X-Forwarded-Proto", "https"), ("X-Forwarded-Prefix", "/p")]);
         trusted().rewrite(&mut head, &connection("10.0.0.1"), DecisionId::random());
         assert_eq!(head.headers().get_str("x-forwarded-for"), Some("198.51.100.7, 10.0.0.1"));
         assert_eq!(head.headers().get_str("x-forwarded-proto"), Some("https"));

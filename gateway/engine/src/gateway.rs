@@ -12,8 +12,8 @@ use crate::metrics::{ListenerMetrics, Metrics};
 use crate::watch::Watcher;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use pingora_core::apps::HttpServerApp;
-use pingora_core::server::configuration::ServerConf;
+use pingora::apps::HttpServerApp;
+use pingora::server::configuration::ServerConf;
 use pingora_proxy::http_proxy;
 use portcullis_plugin::env::Kept;
 use portcullis_plugin::{Build, ConfigError, FilterFactory, FilterTable};
@@ -122,7 +122,8 @@ impl Builder {
         let source = self.source.ok_or(StartError::NoConfiguration)?;
         let metrics = Metrics::new();
         let kept = Arc::new(Kept::default());
-        let compiler = Compiler { source, table: self.table, metrics: Arc::clone(&metrics), kept, log: Mutex::new(AccessLog::off()) };
+        let compiler =
+            Compiler { source, table: self.table, metrics: Arc::clone(&metrics), kept, log: Mutex::new(AccessLog::off()) };
         let snapshot = compiler.compile(1).map_err(StartError::Configuration)?;
         let (shutdown, stopping) = watch::channel(false);
         let conf = ServerConf { upstream_keepalive_pool_size: UPSTREAM_CONNECTIONS, max_retries: 64, ..ServerConf::default() };
@@ -167,7 +168,9 @@ impl Compiler {
         let environment = |name: &str| std::env::var(name).ok();
         let loaded = match &self.source {
             Source::File(path) => Loader::new(&environment).filters(&self.table).load(path)?,
-            Source::Text { text, base } => Loader::new(&environment).filters(&self.table).load_str("configuration", text, base)?,
+            Source::Text { text, base } => {
+                Loader::new(&environment).filters(&self.table).load_str("configuration", text, base)?
+            }
         };
         self.kept.begin();
         let mut log = self.log.lock();
@@ -245,7 +248,8 @@ impl Inner {
     fn open(self: &Arc<Self>, snapshot: &Snapshot, bound: Vec<Bound>) {
         let mut sockets = self.sockets.lock();
         sockets.retain(|socket| {
-            let keep = snapshot.listeners.iter().any(|plan| plan.settings.name == socket.name && plan.address == socket.configured);
+            let keep =
+                snapshot.listeners.iter().any(|plan| plan.settings.name == socket.name && plan.address == socket.configured);
             if !keep {
                 socket.close.send_replace(true);
             }
@@ -299,7 +303,9 @@ impl Inner {
             return Ok(());
         }
         let (close, closing) = watch::channel(false);
-        let admin = Admin::start(settings, Arc::clone(&self.metrics), self.readiness.clone(), closing).await.map_err(StartError::Admin)?;
+        let admin = Admin::start(settings, Arc::clone(&self.metrics), self.readiness.clone(), closing)
+            .await
+            .map_err(StartError::Admin)?;
         tracing::info!(address = %admin.address(), "admin listening");
         *self.admin.lock() = Some(OpenAdmin { admin, _close: close });
         Ok(())
@@ -328,7 +334,11 @@ impl Inner {
             let inner = Arc::clone(self);
             // Reading files and parsing thousands of networks is no work for a thread that serves requests.
             let compiled = tokio::task::spawn_blocking(move || inner.compiler.compile(generation)).await;
-            let panicked = |_| StartError::Configuration(Diagnostics::from(Diagnostic::error("the configuration could not be compiled: this is a bug")));
+            let panicked = |_| {
+                StartError::Configuration(Diagnostics::from(Diagnostic::error(
+                    "the configuration could not be compiled: this is a bug",
+                )))
+            };
             Arc::new(compiled.map_err(panicked)?.map_err(StartError::Configuration)?)
         };
         let bound = self.bind_missing(&snapshot)?;

@@ -59,7 +59,13 @@ impl Watcher {
                 drop(inner);
                 let Some(now) = follow(&gateway, notifier.as_mut(), &mut folders) else { return };
                 // What was tried counts as seen, not what a file became in the meantime: that is the next round's.
-                seen = now.into_iter().map(|(path, hash)| { let hash = tried.get(&path).copied().unwrap_or(hash); (path, hash) }).collect();
+                seen = now
+                    .into_iter()
+                    .map(|(path, hash)| {
+                        let hash = tried.get(&path).copied().unwrap_or(hash);
+                        (path, hash)
+                    })
+                    .collect();
             }
         });
         Some(Self { task })
@@ -81,7 +87,11 @@ fn watched(inner: &Inner) -> Vec<PathBuf> {
 }
 
 /// Watches every folder that a file, or a link on the way to it, lies in.
-fn follow(gateway: &Weak<Inner>, notifier: Option<&mut RecommendedWatcher>, folders: &mut BTreeSet<PathBuf>) -> Option<BTreeMap<PathBuf, u64>> {
+fn follow(
+    gateway: &Weak<Inner>,
+    notifier: Option<&mut RecommendedWatcher>,
+    folders: &mut BTreeSet<PathBuf>,
+) -> Option<BTreeMap<PathBuf, u64>> {
     let files = watched(&*gateway.upgrade()?);
     if files.is_empty() {
         return None;
@@ -91,7 +101,10 @@ fn follow(gateway: &Weak<Inner>, notifier: Option<&mut RecommendedWatcher>, fold
             let real = std::fs::canonicalize(file).ok();
             for path in [Some(file), real.as_ref()].into_iter().flatten() {
                 let folder = if path.is_dir() { Some(path.as_path()) } else { path.parent() };
-                let Some(folder) = folder.map(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder }) else { continue };
+                let Some(folder) = folder.map(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
+                else {
+                    continue;
+                };
                 if folders.insert(folder.to_owned())
                     && let Err(error) = notifier.watch(folder, RecursiveMode::NonRecursive)
                 {
@@ -110,7 +123,8 @@ fn fingerprint(files: &[PathBuf]) -> BTreeMap<PathBuf, u64> {
         .map(|path| {
             let mut hasher = std::hash::DefaultHasher::new();
             if path.is_dir() {
-                let mut names: Vec<_> = std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.file_name()).collect();
+                let mut names: Vec<_> =
+                    std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.file_name()).collect();
                 names.sort();
                 names.hash(&mut hasher);
             } else {

@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 type Shared = Arc<dyn Any + Send + Sync>;
 
+const METRIC: &str = "metric/";
+
 /// State that outlives a reload, by name and type.
 #[derive(Default)]
 pub struct Kept {
@@ -23,9 +25,10 @@ impl Kept {
         self.values.lock().values_mut().for_each(|(_, used)| *used = false);
     }
 
-    /// After it has taken effect: what it did not ask for is dropped.
+    /// After it has taken effect: what it did not ask for is dropped. Metrics stay: their registry keeps them, and a
+    /// counter that comes back goes on where it was.
     pub fn sweep(&self) {
-        self.values.lock().retain(|_, (_, used)| *used);
+        self.values.lock().retain(|(key, _), (_, used)| *used || key.starts_with(METRIC));
     }
 }
 
@@ -137,7 +140,7 @@ impl Env {
         make: impl FnOnce() -> prometheus::Result<M>,
     ) -> Result<M, ConfigError> {
         let refuse = |error: prometheus::Error| ConfigError::new(format!("metric `{name}`: {error}"));
-        let key = (format!("metric/{name}"), TypeId::of::<M>());
+        let key = (format!("{METRIC}{name}"), TypeId::of::<M>());
         let mut values = self.kept.values.lock();
         if let Some((known, used)) = values.get_mut(&key) {
             *used = true;
@@ -149,5 +152,44 @@ impl Env {
         self.registry.register(Box::new(metric.clone())).map_err(refuse)?;
         values.insert(key, (Arc::new(metric.clone()), true));
         Ok(metric)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(kept: &Arc<Kept>, registry: &Registry) -> Env {
+        Env::new(".", registry.clone(), Arc::clone(kept))
+    }
+
+    #[test]
+    fn state_lives_as_long_as_configurations_ask_for_it() {
+        let (kept, registry) = (Arc::new(Kept::default()), Registry::new());
+        let first = env(&kept, &registry).scoped("route a").keep("buckets", || 1_u32);
+        kept.begin();
+        let second = env(&kept, &registry).scoped("route a").keep("buckets", || 2_u32);
+        kept.sweep();
+        assert!(Arc::ptr_eq(&first, &second));
+        assert_eq!(*env(&kept, &registry).scoped("route b").keep("buckets", || 3_u32), 3);
+        kept.begin();
+        kept.sweep();
+        assert_eq!(*env(&kept, &registry).scoped("route a").keep("buckets", || 4_u32), 4);
+    }
+
+    #[test]
+    fn a_filter_that_was_removed_gets_its_counter_back() {
+        let (kept, registry) = (Arc::new(Kept::default()), Registry::new());
+        env(&kept, &registry).counter("acme_total", "help", &["tenant"]).unwrap().with_label_values(&["a"]).inc();
+        kept.begin();
+        kept.sweep();
+        let again = env(&kept, &registry).counter("acme_total", "help", &["tenant"]).unwrap();
+        assert_eq!(again.with_label_values(&["a"]).get(), 1);
+        assert!(
+            env(&kept, &registry)
+                .counter("acme_total", "help", &["other"])
+                .is_ok_and(|same| same.with_label_values(&["a"]).get() == 1)
+        );
+        assert!(env(&kept, &registry).gauge("acme_total", "help", &[]).is_err());
     }
 }

@@ -55,7 +55,7 @@ pub struct IssuerConfig {
     /// How long known keys may be used when the issuer does not answer, counted from its last good answer; then requests
     /// are refused with 503 and `issuer.unavailable`. At least `refresh`. Default: 24h.
     pub max_stale: Option<TimeSpan>,
-    /// How long a key that the issuer no longer publishes is still accepted. Default: 0s; with `kind: entra` 15m, because
+    /// How long a key that the issuer no longer publishes is still accepted: until the first answer after this time. Default: 0s; with `kind: entra` 15m, because
     /// its servers answer with different sets from one fetch to the next.
     pub retire_after: Option<TimeSpan>,
     /// For one fetch, from the connection to the last byte. Default: 5s.

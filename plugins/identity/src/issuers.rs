@@ -111,7 +111,7 @@ impl Issuer {
                     failed: fetches.with_label_values(&[name, "error"]),
                 };
                 env.keep(&format!("issuer/{name}/keys/{}", identity.as_str()), || {
-                    Arc::new(KeyStore::fetched(name.into(), source, Some(outcomes)))
+                    Arc::new(KeyStore::fetched(name.into(), *source, Some(outcomes)))
                 })
                 .as_ref()
                 .clone()

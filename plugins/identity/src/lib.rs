@@ -7,10 +7,10 @@
 //! - `jose`: a token's three parts, read strictly
 //! - `claims`: each check of what a token says, and `hints`: what probably went wrong
 //! - `store`: an issuer's keys, when to ask for them again, and how old they may be; on top of `fetch` (the one HTTP
-//!   client), `discovery`, `jwks` and `pace` (budgets and back-off)
+//!   client), `discovery`, `jwks` and `keyset` (what was answered), and `pace` (budgets and back-off)
 //! - [`verify`]: the verdict on a token, with the cache of verified ones
 //! - `mapping`: from claims to a principal
-//! - [`certificate`]: the verdict on a client certificate, and `distinguished_name`
+//! - [`certificate`]: the verdict on a client certificate, with the names in it as RFC 4514 writes them
 //!
 //! Nothing here knows of the proxy. Nothing needs a process-wide TLS provider either: aws-lc-rs is named wherever one
 //! is used.
@@ -22,12 +22,12 @@ pub mod certificate;
 mod claims;
 pub mod config;
 mod discovery;
-mod distinguished_name;
 mod fetch;
 mod hints;
 pub mod issuers;
 mod jose;
 mod jwks;
+mod keyset;
 mod mapping;
 mod pace;
 mod settings;

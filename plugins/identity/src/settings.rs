@@ -33,7 +33,7 @@ pub(crate) struct Settings {
 /// Where the keys come from, before anything is fetched.
 pub(crate) enum KeyOrigin {
     /// Fetched; the identity tells whether the keys of before a reload may go on being used.
-    Network(Source, KeyIdentity),
+    Network(Box<Source>, KeyIdentity),
     File(jwks::Parsed),
 }
 
@@ -202,7 +202,7 @@ impl Network<'_> {
             Source::Discovery { document: url, issuer: Arc::from(self.issuer), client }
         };
         let identity = KeyIdentity::new(self.issuer, key, &text, roots.as_deref(), self.insecure_http);
-        Ok(KeyOrigin::Network(source, identity))
+        Ok(KeyOrigin::Network(Box::new(source), identity))
     }
 
     fn address(&self, key: &'static str, text: &str, trust: Trust) -> Result<Url, ConfigError> {

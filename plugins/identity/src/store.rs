@@ -7,10 +7,10 @@
 //! 3. At most one fetch is under way; whoever needs keys waits for that one, for a bounded time.
 //! 4. A token with an unknown key id may cause a fetch, from a budget that a flood of such tokens cannot exceed.
 
-use crate::algorithm::{Algorithm, Family};
 use crate::discovery;
 use crate::fetch::{Client, FetchError, Fetched};
 use crate::jwks::{self, Dropped, Key};
+use crate::keyset::{self, KeySet, Lookup, Succession, Wanted};
 use crate::pace::{self, Budget, Clock, Pace};
 use arc_swap::ArcSwapOption;
 use aws_lc_rs::digest;
@@ -24,36 +24,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use url::Url;
-
-/// The keys at one time.
-pub(crate) struct KeySet {
-    published: Vec<Arc<Key>>,
-    /// No longer published, still accepted; with the time of the last answer that had them.
-    retired: Vec<(Arc<Key>, Instant)>,
-    /// The last good answer.
-    fetched_at: Instant,
-}
-
-/// What is looked for.
-#[derive(Clone)]
-pub(crate) struct Wanted {
-    pub kid: Option<Box<str>>,
-    pub algorithm: Algorithm,
-}
-
-pub(crate) enum Lookup {
-    Found(Arc<Key>),
-    /// The key is there, for another algorithm.
-    OtherAlgorithm(Arc<Key>),
-    Unknown {
-        /// A key of another kind has the id.
-        other_family: Option<Family>,
-        /// How many keys a token without key id could mean.
-        candidates: usize,
-    },
-    /// No keys, or too old ones.
-    NoKeys,
-}
 
 /// Where keys come from.
 pub(crate) enum Source {
@@ -166,8 +136,7 @@ impl KeyStore {
         let store = Self::fetched(name, Source::Given, None);
         if let Some(parsed) = keys {
             store.log_dropped(&parsed.dropped);
-            let set = KeySet { published: parsed.keys, retired: Vec::new(), fetched_at: store.clock.now() };
-            store.current.store(Some(Arc::new(set)));
+            store.current.store(Some(Arc::new(KeySet::first(parsed.keys, store.clock.now()))));
         }
         store
     }
@@ -189,7 +158,7 @@ impl KeyStore {
     }
 
     pub fn count(&self) -> usize {
-        self.current.load().as_ref().map_or(0, |set| set.published.len() + set.retired.len())
+        self.current.load().as_ref().map_or(0, |set| set.len())
     }
 
     /// The time since the last good answer; `None` if there was none, or if the keys were given.
@@ -201,7 +170,7 @@ impl KeyStore {
     }
 
     fn age_of(&self, set: &KeySet) -> Duration {
-        self.clock.now().saturating_duration_since(set.fetched_at)
+        self.clock.now().saturating_duration_since(set.fetched_at())
     }
 
     pub fn last_error(&self) -> Option<Arc<str>> {
@@ -424,44 +393,27 @@ impl KeyStore {
 
     /// The same keys, confirmed.
     fn unchanged(&self, now: Instant, pace: &Pace) -> bool {
-        match self.current.load_full() {
-            Some(set) => self.replace(set.published.clone(), now, pace),
-            None => false,
-        }
+        let before = self.current.load_full();
+        before.is_some_and(|set| self.follow(set.confirmed(now, pace.retire_after)))
     }
 
-    /// Puts `published` in place. True if a key is new.
     fn replace(&self, published: Vec<Arc<Key>>, now: Instant, pace: &Pace) -> bool {
         let before = self.current.load_full();
-        let known: Vec<(Arc<Key>, Instant)> = match &before {
-            Some(set) => {
-                let seen = set.published.iter().map(|key| (Arc::clone(key), set.fetched_at));
-                seen.chain(set.retired.iter().cloned()).collect()
-            }
-            None => Vec::new(),
-        };
-        let is_published = |key: &Key| published.iter().any(|other| other.is(key));
-        let takes_its_name = |key: &Key| published.iter().any(|other| other.kid() == key.kid() && other.family() == key.family());
-        let (mut retired, mut removed) = (Vec::new(), Vec::new());
-        for (key, last_seen) in known.iter().filter(|(key, _)| !is_published(key)) {
-            let kept = now.saturating_duration_since(*last_seen) < pace.retire_after && !takes_its_name(key);
-            if kept { retired.push((Arc::clone(key), *last_seen)) } else { removed.push(Arc::clone(key)) }
-        }
-        let added: Vec<&Arc<Key>> = published.iter().filter(|key| !known.iter().any(|(other, _)| other.is(key))).collect();
-        let names = |keys: &mut dyn Iterator<Item = &Arc<Key>>| {
-            keys.map(|key| crate::jose::safe(key.kid().unwrap_or("(no kid)"))).collect::<Vec<_>>().join(" ")
-        };
+        self.follow(KeySet::succeed(before.as_deref(), published, now, pace.retire_after))
+    }
+
+    /// True if a key is new.
+    fn follow(&self, Succession { set, added, removed }: Succession) -> bool {
         if !added.is_empty() || !removed.is_empty() {
-            let (added, removed) = (names(&mut added.iter().copied()), names(&mut removed.iter()));
+            let (added, removed) = (keyset::names(&added), keyset::names(&removed));
             tracing::info!(issuer = %self.name, %added, %removed, "the issuer's keys have changed");
         }
-        let news = !added.is_empty();
-        self.current.store(Some(Arc::new(KeySet { published, retired, fetched_at: now })));
+        self.current.store(Some(Arc::new(set)));
         // After the keys: whoever reads the new number cannot have verified with the old keys.
         if !removed.is_empty() {
             self.removals.fetch_add(1, Ordering::AcqRel);
         }
-        news
+        !added.is_empty()
     }
 
     /// One line for each, and only when it changes: a set is fetched every few minutes.
@@ -495,33 +447,6 @@ impl Drop for Flight {
         self.store.state.lock().in_flight = None;
         if let Some(finished) = self.finished.take() {
             let _ = finished.send(());
-        }
-    }
-}
-
-impl KeySet {
-    fn find(&self, wanted: &Wanted) -> Lookup {
-        let family = wanted.algorithm.family();
-        let all = || self.published.iter().chain(self.retired.iter().map(|(key, _)| key));
-        let found = match &wanted.kid {
-            Some(kid) => all().find(|key| key.kid() == Some(kid) && key.family() == family),
-            None => {
-                // Without a key id, only a set that leaves no choice names the key.
-                let mut fitting = self.published.iter().filter(|key| key.allows(wanted.algorithm));
-                fitting.next().filter(|_| fitting.next().is_none())
-            }
-        };
-        match found {
-            Some(key) if key.allows(wanted.algorithm) => Lookup::Found(Arc::clone(key)),
-            Some(key) => Lookup::OtherAlgorithm(Arc::clone(key)),
-            None => Lookup::Unknown {
-                other_family: wanted
-                    .kid
-                    .as_ref()
-                    .and_then(|kid| all().find(|key| key.kid() == Some(kid)))
-                    .map(|key| key.family()),
-                candidates: self.published.iter().filter(|key| key.allows(wanted.algorithm)).count(),
-            },
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::algorithm::Algorithm;
 use crate::claims::{self, Judgement, Read};
 use crate::issuers::Issuer;
 use crate::jose::{self, Header, Malformed, Token};
-use crate::store::{Lookup, Wanted};
+use crate::keyset::{Lookup, Wanted};
 use futures::future::BoxFuture;
 use portcullis_plugin::reason::{self, ReasonCode};
 use portcullis_plugin::{Exchange, Finding, Principal};
@@ -241,7 +241,9 @@ impl Issuer {
             judgement.check("key", reason::ISSUER_UNAVAILABLE, false, || self.unavailable_finding(named()));
             return KeyVerdict::Failed;
         }
-        self.store().remember_unknown(&wanted);
+        if attempt == Attempt::Last {
+            self.store().remember_unknown(&wanted);
+        }
         judgement.check("key", reason::TOKEN_KID_UNKNOWN, false, || {
             let finding = Finding::new("a key that the issuer publishes", named());
             match (other_family, &wanted.kid) {

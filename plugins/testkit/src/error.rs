@@ -20,6 +20,8 @@ pub enum Error {
     /// The request that a test describes is not one a gateway would pass to a filter.
     #[error("this is no request: {0}")]
     Request(String),
+    #[error("the filter waits: within a runtime, use `run_async`")]
+    Waits,
     /// The filter refuses its configuration.
     #[error("filter `{filter}`: {message}")]
     Filter { filter: String, message: String },

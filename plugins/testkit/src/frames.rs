@@ -172,3 +172,31 @@ fn huffman_digits(bytes: &[u8]) -> Option<Vec<u8>> {
     }
     Some(digits)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_read_in_every_coding() {
+        assert_eq!(status(&[0x88]).unwrap(), 200);
+        assert_eq!(status(&[0x8D]).unwrap(), 404);
+        // RFC 7541, appendix C.6.1: `:status: 302`, indexed name, Huffman coded; C.5.1: the same as plain text.
+        assert_eq!(status(&[0x48, 0x82, 0x64, 0x02]).unwrap(), 302);
+        assert_eq!(status(&[0x48, 0x03, b'3', b'0', b'2']).unwrap(), 302);
+        // C.6.2: `307`.
+        assert_eq!(status(&[0x48, 0x83, 0x64, 0x0E, 0xFF]).unwrap(), 307);
+        assert_eq!(status(&[0x20, 0x08, 0x03, b'4', b'2', b'1']).unwrap(), 421);
+        for bad in [&[][..], &[0x48], &[0x48, 0x83, 0x64], &[0xFF, 0x00], &[0x00, 0x01, b'x']] {
+            assert!(status(bad).is_err(), "{bad:02x?}");
+        }
+    }
+
+    #[test]
+    fn long_literals_have_a_long_length() {
+        let mut out = Vec::new();
+        // RFC 7541, appendix C.1.2, with a prefix of seven bits.
+        length(1337, &mut out);
+        assert_eq!(out, [0x7F, 0xBA, 0x09]);
+    }
+}

@@ -196,7 +196,7 @@ impl<S: AsyncRead + Unpin> Reader<S> {
     }
 
     /// Everything up to the end of the connection.
-    pub async fn to_end(&mut self, into: &mut Bytes) -> Result<(), Error> {
+    pub async fn until_end(&mut self, into: &mut Bytes) -> Result<(), Error> {
         loop {
             let piece = self.use_up(usize::MAX);
             into.push(&piece);

@@ -71,29 +71,37 @@ pub struct RealProvider {
 }
 
 impl RealProvider {
-    /// Starts it on free ports and waits until it serves. `None` if it cannot be run here: the test is then to return.
+    /// Starts it on a free port and waits until it serves. `None` if it cannot be run here: the test is then to return.
     ///
     /// # Panics
     /// If it is installed and does not start, or is not installed and `CI` is `true`.
     pub async fn start() -> Option<Self> {
+        Self::start_on(Port::reserve()).await
+    }
+
+    /// As [`start`](Self::start), on a port that a configuration names: `start_on(Port::of(9400))`.
+    ///
+    /// # Panics
+    /// As [`start`](Self::start), or if there is no such port.
+    pub async fn start_on(port: Result<Port, Error>) -> Option<Self> {
         let script = shared_file("idp/op.mjs")?;
         let node = program("node")?;
         let peers = peers_dir();
         if !peers.join("node_modules/oidc-provider").is_dir() || !peers.join("node_modules/jose").is_dir() {
             return missing(&format!("no oidc-provider in {}; run scripts/test-peers.sh", peers.display()));
         }
-        let provider = Self::launch(&node, &script, &peers).await;
+        let provider = Self::launch(&node, &script, &peers, port).await;
         Some(provider.unwrap_or_else(|error| panic!("oidc-provider does not start: {error}")))
     }
 
-    async fn launch(node: &Path, script: &Path, peers: &Path) -> Result<Self, Error> {
+    async fn launch(node: &Path, script: &Path, peers: &Path, port: Result<Port, Error>) -> Result<Self, Error> {
         // Node looks for packages from where the script lies.
-        let local = peers.join(format!("op-{}.mjs", std::process::id()));
-        std::fs::copy(script, &local).map_err(Error::file(&local))?;
-        let (port, admin) = (Port::reserve()?, Port::reserve()?);
+        let local = tempfile::Builder::new().suffix(".mjs").tempfile_in(peers).map_err(Error::file(peers))?;
+        std::fs::copy(script, local.path()).map_err(Error::file(script))?;
+        let (port, admin) = (port?, Port::reserve()?);
         let child = Command::new(node)
             .args(["--import", EXIT_WITH_PARENT])
-            .arg(&local)
+            .arg(local.path())
             .env("PORT", port.address().port().to_string())
             .env("ADMIN_PORT", admin.address().port().to_string())
             .stdin(Stdio::piped())
@@ -102,10 +110,8 @@ impl RealProvider {
             .spawn()
             .map_err(Error::file(node));
         let mut provider = Self { child: child?, port, admin };
-        let served = provider.served().await;
-        // Read by now, or never.
-        let _ = std::fs::remove_file(&local);
-        served.map(|()| provider)
+        // The copy is removed with `local`: it has been read by then, or never will be.
+        provider.served().await.map(|()| provider)
     }
 
     async fn served(&mut self) -> Result<(), Error> {

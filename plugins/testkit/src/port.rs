@@ -2,25 +2,37 @@
 
 use crate::error::Error;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use tokio::net::{TcpListener, TcpSocket};
 
-/// A port of 127.0.0.1. Connections are refused until somebody [`listen`](Self::listen)s on it, and again afterwards;
+/// A port of 127.0.0.1; clones are the same port. Connections are refused until somebody [`listen`](Self::listen)s on it, and again afterwards;
 /// no other program is given the port meanwhile.
 ///
 /// Another program may listen on it too, if it sets `SO_REUSEADDR`, as servers do.
+#[derive(Clone)]
 pub struct Port {
     address: SocketAddr,
     /// Bound and never listening: this is what keeps the port.
-    _placeholder: TcpSocket,
+    _placeholder: Arc<TcpSocket>,
 }
 
 impl Port {
+    /// A free one.
+    ///
     /// # Errors
-    /// If there is no free port.
+    /// If there is none.
     pub fn reserve() -> Result<Self, Error> {
-        let placeholder = socket(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+        Self::of(0)
+    }
+
+    /// The one of that number.
+    ///
+    /// # Errors
+    /// If somebody listens on it.
+    pub fn of(number: u16) -> Result<Self, Error> {
+        let placeholder = socket(SocketAddr::from((Ipv4Addr::LOCALHOST, number)))?;
         let address = placeholder.local_addr().map_err(Error::io("local address"))?;
-        Ok(Self { address, _placeholder: placeholder })
+        Ok(Self { address, _placeholder: Arc::new(placeholder) })
     }
 
     pub fn address(&self) -> SocketAddr {

@@ -7,11 +7,10 @@ use bytes::Bytes;
 use portcullis_plugin::{Body, BodyAccess, Check, Exchange, Filter, Headers, ReasonCode, RequestHead, ResponseHead, Verdict};
 use std::sync::Arc;
 
-/// Runs one filter. Outside of a runtime, or in a test that has one and needs it for nothing else; a filter that talks
-/// to a server of the same test is run by [`run_async`].
+/// Runs one filter. Within a runtime (`#[tokio::test]`), a filter that waits is run by [`run_async`] instead.
 ///
 /// # Panics
-/// If the description is no request, or there is no thread for a runtime.
+/// If the description is no request, or the filter waits within a runtime.
 #[track_caller]
 pub fn run(filter: &dyn Filter, request: Request) -> Outcome {
     block_on(run_all(&[("filter", filter)], request)).unwrap_or_else(|error| panic!("{error}"))
@@ -85,16 +84,15 @@ pub struct Outcome {
 }
 
 fn block_on(future: impl Future<Output = Result<Outcome, Error>>) -> Result<Outcome, Error> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::io("runtime"))?;
     if tokio::runtime::Handle::try_current().is_err() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::io("runtime"))?;
         return runtime.block_on(future);
     }
-    // A runtime cannot be blocked on from within another: a future that is ready without one still can be had.
-    let mut future = std::pin::pin!(future);
+    // A runtime cannot be blocked on from within another, but a filter that does not wait needs none.
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    match future.as_mut().poll(&mut context) {
+    match std::pin::pin!(future).as_mut().poll(&mut context) {
         std::task::Poll::Ready(outcome) => outcome,
-        std::task::Poll::Pending => Err(Error::Request("the filter waits: within a runtime, use `run_async`".to_owned())),
+        std::task::Poll::Pending => Err(Error::Waits),
     }
 }
 

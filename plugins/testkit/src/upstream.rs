@@ -1,17 +1,18 @@
 //! An upstream that records, byte for byte, what a gateway sends it, and answers as the test wants: well, badly,
 //! slowly, or not at all.
 
+mod answer;
 mod serve;
 
 use crate::error::Error;
 pub use crate::message::Field;
 use crate::port::Port;
 use crate::wait::until;
+pub use answer::Answer;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -51,126 +52,6 @@ impl Behaviour {
 impl From<Answer> for Behaviour {
     fn from(answer: Answer) -> Self {
         Self::Answer(answer)
-    }
-}
-
-/// A response of the test's choice.
-#[derive(Debug, Clone)]
-pub struct Answer {
-    status: u16,
-    headers: Vec<Field>,
-    content: Content,
-    delay: Duration,
-    early: bool,
-    close: bool,
-}
-
-#[derive(Debug, Clone)]
-enum Content {
-    /// With `Content-Length`.
-    Sized(Vec<u8>),
-    /// So many bytes, with `Content-Length`, never held in memory at once.
-    Filler(u64),
-    /// Announces more than it sends, then ends the connection.
-    Short {
-        announced: u64,
-        sent: Vec<u8>,
-    },
-    Chunked {
-        chunks: Vec<Vec<u8>>,
-        pause: Duration,
-        trailers: Vec<Field>,
-        finish: bool,
-    },
-    /// Until the end of the connection.
-    UntilClose(Vec<u8>),
-}
-
-impl Answer {
-    /// With an empty body.
-    pub fn new(status: u16) -> Self {
-        let content = Content::Sized(Vec::new());
-        Self { status, headers: Vec::new(), content, delay: Duration::ZERO, early: false, close: false }
-    }
-
-    #[must_use]
-    pub fn header(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
-        self.headers.push((name.to_owned(), value.as_ref().to_owned()));
-        self
-    }
-
-    #[must_use]
-    pub fn body(mut self, body: impl AsRef<[u8]>) -> Self {
-        self.content = Content::Sized(body.as_ref().to_owned());
-        self
-    }
-
-    /// A body of so many bytes.
-    #[must_use]
-    pub fn filler(mut self, bytes: u64) -> Self {
-        self.content = Content::Filler(bytes);
-        self
-    }
-
-    /// Announces `announced` bytes, sends fewer, and ends the connection.
-    #[must_use]
-    pub fn short(mut self, announced: u64, sent: impl AsRef<[u8]>) -> Self {
-        self.content = Content::Short { announced, sent: sent.as_ref().to_owned() };
-        self
-    }
-
-    /// A chunked body, with a pause before each chunk but the first.
-    #[must_use]
-    pub fn chunks<C: AsRef<[u8]>>(mut self, chunks: impl IntoIterator<Item = C>, pause: Duration) -> Self {
-        let chunks = chunks.into_iter().map(|chunk| chunk.as_ref().to_owned()).collect();
-        self.content = Content::Chunked { chunks, pause, trailers: Vec::new(), finish: true };
-        self
-    }
-
-    /// A field after the last chunk.
-    #[must_use]
-    pub fn trailer(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
-        if let Content::Chunked { trailers, .. } = &mut self.content {
-            trailers.push((name.to_owned(), value.as_ref().to_owned()));
-        }
-        self
-    }
-
-    /// Ends the connection where the last chunk should come.
-    #[must_use]
-    pub fn unfinished(mut self) -> Self {
-        if let Content::Chunked { finish, .. } = &mut self.content {
-            *finish = false;
-        }
-        self
-    }
-
-    /// A body that ends with the connection.
-    #[must_use]
-    pub fn until_close(mut self, body: impl AsRef<[u8]>) -> Self {
-        self.content = Content::UntilClose(body.as_ref().to_owned());
-        self
-    }
-
-    /// Waits before the first byte.
-    #[must_use]
-    pub fn after(mut self, delay: Duration) -> Self {
-        self.delay = delay;
-        self
-    }
-
-    /// Answers before it has read the request's body.
-    #[must_use]
-    pub fn early(mut self) -> Self {
-        self.early = true;
-        self
-    }
-
-    /// Says `Connection: close`, and does.
-    #[must_use]
-    pub fn closing(mut self) -> Self {
-        self.close = true;
-        self
     }
 }
 
@@ -222,7 +103,7 @@ pub struct Builder {
     health_path: String,
     tls: Option<Arc<rustls::ServerConfig>>,
     behaviour: Behaviour,
-    port: Option<Arc<Port>>,
+    port: Option<Port>,
 }
 
 impl Builder {
@@ -255,20 +136,17 @@ impl Builder {
 
     /// On this port. Default: a free one.
     #[must_use]
-    pub fn port(mut self, port: Arc<Port>) -> Self {
-        self.port = Some(port);
+    pub fn port(mut self, port: &Port) -> Self {
+        self.port = Some(port.clone());
         self
     }
 
     /// Starts it on the current runtime.
     ///
     /// # Errors
-    /// If there is no free port.
+    /// If there is no free port, or somebody listens on the port given.
     pub async fn start(self) -> Result<Upstream, Error> {
-        let port = match self.port {
-            Some(port) => port,
-            None => Arc::new(Port::reserve()?),
-        };
+        let port = self.port.map_or_else(Port::reserve, Ok)?;
         let shared = Arc::new(Shared {
             name: self.name,
             health_path: self.health_path,
@@ -287,7 +165,7 @@ impl Builder {
 /// A running HTTP/1.1 upstream on 127.0.0.1. It stops when it is dropped.
 pub struct Upstream {
     shared: Arc<Shared>,
-    port: Arc<Port>,
+    port: Port,
     handle: Handle,
     server: Mutex<Option<JoinHandle<()>>>,
 }

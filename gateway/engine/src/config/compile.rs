@@ -53,7 +53,14 @@ pub struct Context<'a> {
 /// If a key cannot be enforced as it is written.
 pub fn compile(mut loaded: Loaded, context: &Context<'_>) -> Result<(Snapshot, Vec<Diagnostic>), Diagnostics> {
     let raw = std::mem::take(&mut loaded.raw);
-    let mut build = Build { loaded: &loaded, context, env: Env::new(&loaded.base, context.metrics.registry().clone(), Arc::clone(context.kept)), findings: Findings::default(), faults: Vec::new(), owned: Vec::new() };
+    let mut build = Build {
+        loaded: &loaded,
+        context,
+        env: Env::new(&loaded.base, context.metrics.registry().clone(), Arc::clone(context.kept)),
+        findings: Findings::default(),
+        faults: Vec::new(),
+        owned: Vec::new(),
+    };
     check(&raw, &mut build.findings);
     let snapshot = build.snapshot(raw);
     let Build { findings, faults, env, .. } = build;
@@ -105,8 +112,11 @@ impl Build<'_> {
         let matches: Vec<_> = routes.iter().map(|route| (route.listeners.clone(), clone_match(&route.matches))).collect();
         let routes: Vec<Option<Arc<RoutePlan>>> =
             routes.into_iter().enumerate().map(|(at, route)| self.route(at, route, &pools).map(Arc::new)).collect();
-        let listeners: Vec<_> =
-            listeners.into_iter().enumerate().filter_map(|(at, listener)| self.listener(at, listener, &matches, &routes).map(Arc::new)).collect();
+        let listeners: Vec<_> = listeners
+            .into_iter()
+            .enumerate()
+            .filter_map(|(at, listener)| self.listener(at, listener, &matches, &routes).map(Arc::new))
+            .collect();
         let access_log = self.access_log(access_log);
         let owned = OwnedHeaders::new(std::mem::take(&mut self.owned));
         let routes: Vec<_> = routes.into_iter().collect::<Option<_>>()?;
@@ -141,7 +151,8 @@ impl Build<'_> {
     fn pools(&mut self, raw: BTreeMap<String, raw::Pool>) -> BTreeMap<String, Arc<Pool>> {
         let mut pools = BTreeMap::new();
         for (name, pool) in raw {
-            let compiled = Pool::compile(&name, pool, &self.env, self.context.metrics).map_err(|error| error.at(name.as_str()).at("pools"));
+            let compiled =
+                Pool::compile(&name, pool, &self.env, self.context.metrics).map_err(|error| error.at(name.as_str()).at("pools"));
             if let Some(pool) = self.findings.take(compiled) {
                 pools.insert(name, pool);
             }
@@ -153,7 +164,9 @@ impl Build<'_> {
         let mut built = Some(Vec::new());
         for (at, entry) in entries.iter().enumerate() {
             let path = [place, &["filters".into(), at.into()]].concat();
-            let made = self.filter(owner, at, &path, entry);
+            // State is kept by the filter's place among its own kind: another filter put in front loses none of it.
+            let nth = entries[..at].iter().filter(|earlier| earlier.name == entry.name).count();
+            let made = self.filter(owner, nth, &path, entry);
             match (made, &mut built) {
                 (Some(made), Some(list)) => list.push(made),
                 _ => built = None,
@@ -169,7 +182,7 @@ impl Build<'_> {
         Some(Chain::new(built))
     }
 
-    fn filter(&mut self, owner: &str, at: usize, path: &[Segment], entry: &FilterEntry) -> Option<Entry> {
+    fn filter(&mut self, owner: &str, nth: usize, path: &[Segment], entry: &FilterEntry) -> Option<Entry> {
         let FilterEntry { name, mode } = entry;
         let pending = match decode_filter(&self.loaded.tree, path, entry, self.context.table) {
             Ok(pending) => pending,
@@ -179,13 +192,14 @@ impl Build<'_> {
             }
         };
         let factory = self.context.table.get(name)?;
-        let env = self.env.scoped(format!("{owner}/{at}/{name}"));
+        let env = self.env.scoped(format!("{owner}/{name}/{nth}"));
         let placed = |error: ConfigError| path.iter().rev().fold(error.at(name.as_str()), |error, step| error.at(step.clone()));
         let filter = self.findings.take(pending(&env).map_err(placed))?;
         // Also of a filter that is off: switching it on must not be the moment a client's copy is first removed.
         self.owned.extend(filter.needs().owned_headers);
         if *mode == Mode::Off {
-            self.findings.warning(placed(ConfigError::new(format!("`{name}` is off: it is checked for errors and does nothing"))));
+            self.findings
+                .warning(placed(ConfigError::new(format!("`{name}` is off: it is checked for errors and does nothing"))));
         }
         Some(Entry::new(factory.name, *mode, filter, self.context.metrics.filter(owner, factory.name, *mode)))
     }
@@ -197,7 +211,9 @@ impl Build<'_> {
         let chain = self.chain(&name, &place, filters);
         // `check` has said so if it is not exactly one.
         let action = match (pool, split, redirect, respond) {
-            (Some(pool), None, None, None) => self.findings.take(find(pools, &pool).map_err(|error| placed(error.at("pool")))).map(Action::Pool),
+            (Some(pool), None, None, None) => {
+                self.findings.take(find(pools, &pool).map_err(|error| placed(error.at("pool")))).map(Action::Pool)
+            }
             (None, Some(shares), None, None) => {
                 let split = compile_split(shares, pools).map_err(|error| placed(error.at("split")));
                 self.findings.take(split).map(Action::Split)
@@ -235,19 +251,26 @@ impl Build<'_> {
         }
         let proxy_trust = proxy_protocol.map(|raw::ProxyProtocol { trust }| trust);
         let chain = self.chain(&format!("listener:{name}"), &place, filters);
-        let mine: Vec<usize> =
-            matches.iter().enumerate().filter(|(_, (listeners, _))| listeners.is_empty() || listeners.contains(&name)).map(|(at, _)| at).collect();
+        let mine: Vec<usize> = matches
+            .iter()
+            .enumerate()
+            .filter(|(_, (listeners, _))| listeners.is_empty() || listeners.contains(&name))
+            .map(|(at, _)| at)
+            .collect();
         let patterns = mine.iter().enumerate().filter_map(|(place, at)| Some((place, &matches.get(*at)?.1))).collect();
         // An error names the place among this listener's routes; the file has it among all.
         let router = Router::new(patterns).map_err(|error| reroute(error, &mine));
         let router = self.findings.take(router);
         let router = router.map(|router| {
-            let answers = |place: usize| mine.get(place).and_then(|at| routes.get(*at)?.as_ref()).is_some_and(|route| route.chain.answers_preflights());
+            let answers = |place: usize| {
+                mine.get(place).and_then(|at| routes.get(*at)?.as_ref()).is_some_and(|route| route.chain.answers_preflights())
+            };
             router.answering_preflights(answers)
         });
         let served: Option<Vec<_>> = mine.iter().map(|at| routes.get(*at)?.clone()).collect();
         let metrics = self.context.metrics;
-        let routes = served?.into_iter().map(|route| ListenerRoute { metrics: metrics.route(&name, &route.name), route }).collect();
+        let routes =
+            served?.into_iter().map(|route| ListenerRoute { metrics: metrics.route(&name, &route.name), route }).collect();
         let head_limits = HeadLimits::from(&limits);
         let body_limit = limits.body.map(|body| body.0);
         if had_tls && tls.is_none() {
@@ -302,7 +325,9 @@ fn compile_redirect(redirect: raw::Redirect) -> Result<RedirectPlan, ConfigError
     if let Some(host) = &host
         && (!printable(host) || host.is_empty() || host.contains(['/', '?', '#', '@', '\\']))
     {
-        return Err(ConfigError::new(format!("`{host}` is not a host")).help("write a name without scheme, port or path").at("host"));
+        return Err(ConfigError::new(format!("`{host}` is not a host"))
+            .help("write a name without scheme, port or path")
+            .at("host"));
     }
     if let Some(path) = &path
         && (!printable(path) || !path.starts_with('/') || path.starts_with("//"))

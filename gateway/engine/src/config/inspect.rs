@@ -82,7 +82,13 @@ pub fn inspect(path: &Path, table: &FilterTable, keys: Option<&[u8]>) -> Result<
             let place = listener.map_or(String::new(), |name| format!(" (listener {name})"));
             Some(format!("{summary}{place}{shadow}"))
         });
-        RouteSummary { name: route.name.to_string(), matches, security: security.collect(), action: action(&route.action), listeners }
+        RouteSummary {
+            name: route.name.to_string(),
+            matches,
+            security: security.collect(),
+            action: action(&route.action),
+            listeners,
+        }
     });
     let routes = routes.collect();
     Ok(Inspection { name: path.display().to_string(), snapshot: Arc::new(snapshot), warnings, routes })
@@ -91,7 +97,9 @@ pub fn inspect(path: &Path, table: &FilterTable, keys: Option<&[u8]>) -> Result<
 fn action(action: &Action) -> String {
     match action {
         Action::Pool(pool) => format!("pool {}", pool.name()),
-        Action::Split(split) => format!("split {}", split.pools().iter().map(|pool| pool.name().to_string()).collect::<Vec<_>>().join(", ")),
+        Action::Split(split) => {
+            format!("split {}", split.pools().iter().map(|pool| pool.name().to_string()).collect::<Vec<_>>().join(", "))
+        }
         Action::Redirect(redirect) => format!("redirect {}", redirect.status),
         Action::Respond(reply) => format!("respond {}", reply.status),
     }

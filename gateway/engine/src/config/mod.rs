@@ -18,7 +18,6 @@ pub mod reference;
 pub mod schema;
 pub mod snapshot;
 
-
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use load::{Loaded, Loader, load, load_str};
 

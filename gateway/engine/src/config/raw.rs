@@ -387,11 +387,20 @@ pub struct Timeouts {
     pub write: TimeSpan,
     /// From the choice of a backend to the end of its response, retries included. Default: none.
     pub total: Option<TimeSpan>,
+    /// For silence on a WebSocket connection, and for the answer to the request that asks for one; in place of `read`.
+    /// Default: 1h.
+    pub tunnel: TimeSpan,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { connect: TimeSpan::secs(2), read: TimeSpan::secs(30), write: TimeSpan::secs(30), total: None }
+        Self {
+            connect: TimeSpan::secs(2),
+            read: TimeSpan::secs(30),
+            write: TimeSpan::secs(30),
+            total: None,
+            tunnel: TimeSpan::secs(3600),
+        }
     }
 }
 

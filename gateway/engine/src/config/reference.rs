@@ -179,8 +179,13 @@ impl<'a> Page<'a> {
         for factory in table.iter() {
             let name = factory.name;
             let definition = self.root.get("$defs").and_then(|defs| defs.get(format!("filter_{name}")));
-            let lines: String = factory.example.trim_end().lines().map(|line| format!("    {line}\n")).collect();
-            let example = format!("\n```yaml\n- {name}:\n{lines}```\n");
+            let written = factory.example.trim_end();
+            let value = if written.starts_with('{') && !written.contains('\n') {
+                format!(" {written}\n")
+            } else {
+                std::iter::once("\n".to_owned()).chain(written.lines().map(|line| format!("    {line}\n"))).collect()
+            };
+            let example = format!("\n```yaml\n- {name}:{value}```\n");
             match definition {
                 Some(definition) => self.object(&format!("`{name}`"), name, definition, 3, &example),
                 None => {

@@ -112,7 +112,9 @@ impl RedirectPlan {
         match self.port {
             Some(port) => location.push_str(&format!(":{port}")),
             // The request's own port belongs to the request's own scheme and host.
-            None if self.host.is_none() && scheme == request.scheme() => location.push_str(&request.authority()[request.host().len()..]),
+            None if self.host.is_none() && scheme == request.scheme() => {
+                location.push_str(&request.authority()[request.host().len()..])
+            }
             None => {}
         }
         location.push_str(self.path.as_deref().unwrap_or(request.path()));

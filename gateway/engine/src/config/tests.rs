@@ -2,7 +2,7 @@
 //! is good. `UPDATE_EXPECTED=1 cargo nextest run` writes those files anew; read the difference.
 
 use super::check::{check, check_filter_order};
-use super::decode::decode_filter;
+use super::decode::{decode_example, decode_filter};
 use super::diagnostic::Diagnostics;
 use super::findings::Findings;
 use super::load::{Loaded, Loader, load_str};
@@ -250,6 +250,16 @@ fn a_filter_that_reads_identity_too_early_is_warned_of() {
     assert_eq!(warnings(true, &[("headers", &reads), ("oidc", &authenticates)]), 0);
     // A client certificate may be all that is read.
     assert_eq!(warnings(false, &[("headers", &reads)]), 0);
+}
+
+#[test]
+fn a_filters_example_is_read_as_a_configuration_is() {
+    assert!(table().iter().all(|factory| decode_example(factory).is_ok()));
+    let mut wrong = FilterFactory::of::<Limit>();
+    wrong.example = "per: 1s\nrat: 5";
+    let faults = decode_example(&wrong).err().unwrap();
+    let messages: Vec<_> = faults.iter().map(|fault| fault.message.as_str()).collect();
+    assert_eq!(messages, ["unknown key `rat`", "the key `rate` is missing"]);
 }
 
 #[test]

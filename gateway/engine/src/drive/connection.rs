@@ -4,6 +4,7 @@
 //! from what was understood. HTTP/2 connections are framed by the h2 library, and each stream's head passes the same
 //! normaliser in the driver.
 
+use super::body_watch::BodyWatch;
 use super::gate::Gate;
 use super::pingora::{Driver, Inbound};
 use crate::connection::Client;
@@ -12,14 +13,14 @@ use crate::normalise::{self, BodyLength, Refusal};
 use crate::refusals;
 use crate::rescue;
 use bytes::BytesMut;
-use pingora_core::apps::HttpServerApp;
-use pingora_core::protocols::http::ServerSession;
-use pingora_core::protocols::http::v2::server::{self as http2, H2Accept, HttpSession as Http2Session};
-use pingora_core::protocols::raw_connect::ProxyDigest;
-use pingora_core::protocols::{Digest, GetSocketDigest, GetTimingDigest, Ssl, Stream};
+use pingora::apps::HttpServerApp;
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v2::server::{self as http2, H2Accept, HttpSession as Http2Session};
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::{Digest, GetSocketDigest, GetTimingDigest, Stream};
 use pingora_http::ResponseHeader;
 use pingora_proxy::HttpProxy;
-use portcullis_plugin::{Finding, Scheme, reason};
+use portcullis_plugin::{Finding, Scheme, Version, reason};
 use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
@@ -33,6 +34,12 @@ pub struct Serving {
     pub tracker: TaskTracker,
 }
 
+/// What the driver needs to know of an HTTP/2 stream.
+pub struct Stream2 {
+    pub client: Arc<Client>,
+    pub watch: Arc<BodyWatch>,
+}
+
 /// Streams that were malformed, on one connection, before it is closed.
 const MAX_MALFORMED_STREAMS: u32 = 32;
 
@@ -40,7 +47,7 @@ impl Serving {
     /// Serves a connection to its end.
     pub async fn serve(&self, stream: Stream, client: Arc<Client>, http2: bool) {
         let Ok(response) = ResponseHeader::build(200, None) else { return };
-        let digest = Arc::new(ProxyDigest::new(Box::new(response), Some(Box::new(Arc::clone(&client)))));
+        let digest = Arc::new(ProxyDigest::new(Box::new(response), None));
         let gate = Box::new(Gate::new(stream, digest, http2));
         if gate.is_http2() {
             self.serve_http2(gate, client).await;
@@ -57,7 +64,7 @@ impl Serving {
             served = true;
             let keep_alive = inbound.framing.keep_alive;
             match inbound.framing.body {
-                _ if inbound.framing.upgrade => gate.allow_all(),
+                _ if inbound.framing.upgrade => gate.allow_after_upgrade(),
                 BodyLength::None => gate.allow_none(),
                 BodyLength::Exact(len) => gate.allow_exact(len),
                 BodyLength::Chunked => gate.allow_chunked(),
@@ -69,6 +76,8 @@ impl Serving {
                 session.set_pipelined_prefix(BytesMut::from(&head[..]));
                 // A client that has sent its request may close its sending side and still read the response.
                 session.set_abort_on_close(false);
+                // HTTP/1.0 knows no interim responses (RFC 9110, section 15.2).
+                session.set_ignore_info_resp(inbound.request.version() == Version::Http10);
             }
             session.set_keepalive(keep_alive.then_some(60));
             session.set_connection_user_context(Some(Box::new(inbound)));
@@ -78,7 +87,7 @@ impl Serving {
             gate = back;
             // A body that was not read to its end would be taken for a head.
             if !keep_alive || !gate.is_spent() || !client.is_listed() {
-                pingora_core::protocols::Shutdown::shutdown(&mut *gate).await;
+                pingora::protocols::Shutdown::shutdown(&mut *gate).await;
                 return;
             }
         }
@@ -100,7 +109,7 @@ impl Serving {
             match first {
                 Ok(Ok(1..)) => {}
                 _ => {
-                    pingora_core::protocols::Shutdown::shutdown(gate).await;
+                    pingora::protocols::Shutdown::shutdown(gate).await;
                     return None;
                 }
             }
@@ -113,7 +122,7 @@ impl Serving {
                 Ok(Parsed::Complete { head, len }) => match normalise::http1(head, scheme, &plan.policy) {
                     Ok((request, framing)) => {
                         gate.consume(len);
-                        return Some(Inbound { client: Arc::clone(client), snapshot, plan, request, framing });
+                        return Some(Inbound { client: Arc::clone(client), watch: None, snapshot, plan, request, framing });
                     }
                     Err(refusal) => break refusal,
                 },
@@ -126,7 +135,11 @@ impl Serving {
                 Ok(_) => break Refusal::ambiguous("a whole request head", "the connection ended within it"),
                 Err(_) => {
                     let limit = plan.settings.limits.header_timeout;
-                    break Refusal { status: 408, reason: reason::REQUEST_TIMEOUT, finding: Finding::new(format!("a request head within {limit}"), "an unfinished one") };
+                    break Refusal {
+                        status: 408,
+                        reason: reason::REQUEST_TIMEOUT,
+                        finding: Finding::new(format!("a request head within {limit}"), "an unfinished one"),
+                    };
                 }
             }
         };
@@ -138,7 +151,7 @@ impl Serving {
         let sent = timeout_at(Instant::now() + plan.settings.limits.write_timeout.get(), write).await;
         if matches!(sent, Ok(Ok(()))) {
             gate.allow_exact(1);
-            pingora_core::protocols::Shutdown::shutdown(gate).await;
+            pingora::protocols::Shutdown::shutdown(gate).await;
         }
         None
     }
@@ -146,12 +159,14 @@ impl Serving {
     async fn serve_http2(&self, gate: Box<Gate>, client: Arc<Client>) {
         let (_, plan) = client.current();
         let limits = &plan.settings.limits;
-        let digest = Arc::new(Digest {
-            ssl_digest: gate.get_ssl_digest(),
-            timing_digest: gate.get_timing_digest(),
-            proxy_digest: pingora_core::protocols::GetProxyDigest::get_proxy_digest(&*gate),
-            socket_digest: gate.get_socket_digest(),
-        });
+        let (timing, socket) = (gate.get_timing_digest(), gate.get_socket_digest());
+        // Pingora passes no context into an HTTP/2 session but the connection's digest: each stream gets one of its own.
+        let digest = |watch: &Arc<BodyWatch>| -> pingora::Result<Arc<Digest>> {
+            let stream = Stream2 { client: Arc::clone(&client), watch: Arc::clone(watch) };
+            let response = ResponseHeader::build(200, None)?;
+            let proxy_digest = Some(Arc::new(ProxyDigest::new(Box::new(response), Some(Box::new(stream)))));
+            Ok(Arc::new(Digest { ssl_digest: None, timing_digest: timing.clone(), proxy_digest, socket_digest: socket.clone() }))
+        };
         let mut options = http2::default_h2_options();
         options.max_concurrent_streams(limits.h2_streams);
         options.max_header_list_size(u32::try_from(limits.header_bytes.0).unwrap_or(u32::MAX));
@@ -162,7 +177,9 @@ impl Serving {
         let mut stopping = false;
         let mut malformed = 0;
         let streams = TaskTracker::new();
+        let mut watch = Arc::new(BodyWatch::default());
         loop {
+            let Ok(digest) = digest(&watch) else { return };
             let accepted = tokio::select! {
                 biased;
                 _ = shutdown.wait_for(|stop| *stop), if !stopping => {
@@ -170,7 +187,7 @@ impl Serving {
                     stopping = true;
                     continue;
                 }
-                accepted = Http2Session::from_h2_conn(&mut connection, Arc::clone(&digest)) => accepted,
+                accepted = Http2Session::from_h2_conn(&mut connection, digest) => accepted,
                 () = tokio::time::sleep(limits.idle_timeout.get()) => {
                     if streams.is_empty() {
                         return;
@@ -182,8 +199,14 @@ impl Serving {
                 Ok(Some(H2Accept::Session(stream))) => {
                     let (proxy, shutdown) = (Arc::clone(&self.proxy), self.shutdown.clone());
                     let (of_connection, of_gateway) = (streams.token(), self.tracker.token());
+                    let watch = std::mem::take(&mut watch);
+                    let limit = limits.body_timeout.get();
                     tokio::spawn(async move {
-                        proxy.process_new_http(ServerSession::new_http2(stream), &shutdown).await;
+                        tokio::select! {
+                            _ = proxy.process_new_http(ServerSession::new_http2(stream), &shutdown) => {}
+                            // Letting go of the stream resets it.
+                            () = watch.expires(limit) => {}
+                        }
                         drop((of_connection, of_gateway));
                     });
                 }

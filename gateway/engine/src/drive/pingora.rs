@@ -1,5 +1,7 @@
 //! The Pingora driver: `ProxyHttp`'s phases call the exchange. Nothing is decided here.
 
+use super::body_watch::BodyWatch;
+use super::connection::Stream2;
 use super::convert;
 use crate::access_log::FinalVerdict;
 use crate::config::snapshot::{ListenerPlan, Snapshot};
@@ -11,9 +13,10 @@ use crate::refusals::refuse;
 use crate::rescue::Cause;
 use async_trait::async_trait;
 use bytes::Bytes;
-use pingora_core::protocols::Digest;
-use pingora_core::upstreams::peer::HttpPeer;
-use pingora_core::{Error, ErrorSource, ErrorType, Result};
+use pingora::protocols::Digest;
+use pingora::protocols::http::ServerSession;
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use portcullis_plugin::{DecisionId, Reply, RequestHead, ResponseHead, Scheme, reason};
@@ -30,6 +33,8 @@ const DECIDED: ErrorType = ErrorType::Custom("Decided");
 /// A request whose head our own loop has read and normalised, on its way through Pingora to [`Driver`].
 pub struct Inbound {
     pub client: Arc<Client>,
+    /// On HTTP/2.
+    pub watch: Option<Arc<BodyWatch>>,
     pub snapshot: Arc<Snapshot>,
     pub plan: Arc<ListenerPlan>,
     pub request: RequestHead,
@@ -43,17 +48,34 @@ pub struct Context {
     run: Option<Box<Run>>,
     pool: Option<Arc<Pool>>,
     selected: Option<Selected>,
+    /// Why the last attempt failed, for when there is no other backend to try.
+    failed: Option<Cause>,
     /// When the current attempt began, for the upstream's time.
     attempt: Option<Instant>,
     /// When the whole way to the backends has to be over.
     deadline: Option<Instant>,
     decided: Option<Reply>,
     responded: bool,
+    watch: Option<Arc<BodyWatch>>,
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // The stream was given up in the middle of a phase: no other hook tells why.
+        if let (Some(run), Some(watch)) = (self.run.as_deref_mut(), &self.watch)
+            && watch.is_expired()
+        {
+            run.fail(Cause::RequestTimeout);
+            run.finish(0);
+        }
+    }
 }
 
 impl Context {
     fn run(&mut self) -> Result<&mut Run> {
-        self.run.as_deref_mut().ok_or_else(|| Error::explain(ErrorType::InternalError, "a phase ran before the request was judged"))
+        self.run
+            .as_deref_mut()
+            .ok_or_else(|| Error::explain(ErrorType::InternalError, "a phase ran before the request was judged"))
     }
 }
 
@@ -68,7 +90,7 @@ impl ProxyHttp for Driver {
         Context::default()
     }
 
-    fn init_downstream_modules(&self, _: &mut pingora_core::modules::http::HttpModules) {
+    fn init_downstream_modules(&self, _: &mut pingora::modules::http::HttpModules) {
         // None: they are fixed at start and know neither route nor configuration.
     }
 
@@ -95,7 +117,7 @@ impl ProxyHttp for Driver {
         let certificate = inbound.client.certificate_status(&inbound.plan, now);
         let connection = Arc::clone(&inbound.client.connection);
         let limit = inbound.plan.body_limit;
-        let Inbound { snapshot, plan, request, framing, .. } = inbound;
+        let Inbound { client: _, watch, snapshot, plan, request, framing } = inbound;
         let too_large = matches!((limit, &framing.body), (Some(limit), BodyLength::Exact(len)) if *len > limit);
         let mut run = Box::new(Run::new(snapshot, plan, connection, certificate, request, framing, now));
         let next = run.judge().await;
@@ -106,6 +128,18 @@ impl ProxyHttp for Driver {
             Next::Forward(pool) => {
                 context.deadline = pool.timeouts().total.map(|total| Instant::now() + total);
                 context.pool = Some(pool);
+                if expects {
+                    // The client waits for this with its body, and the backend may be one that never says it.
+                    session.as_downstream_mut().write_continue_response().await?;
+                }
+                if run.framing().upgrade {
+                    // A tunnel is silent for as long as its two ends like.
+                    session.set_read_timeout(Some(pool_tunnel(context)));
+                }
+                if let (Some(watch), true) = (&watch, run.framing().body != BodyLength::None) {
+                    watch.awaits();
+                }
+                context.watch = watch;
                 context.run = Some(run);
                 return Ok(false);
             }
@@ -113,6 +147,9 @@ impl ProxyHttp for Driver {
         if expects || too_large {
             // The body that was announced will not come, or is not wanted.
             session.set_keepalive(None);
+        } else if let ServerSession::H1(session) = session.as_downstream_mut() {
+            // What is on its way is read to its end, within bounds, and the connection stays.
+            session.set_close_on_response_before_downstream_finish(false);
         }
         let (head, body) = run.reply(reply);
         context.run = Some(run);
@@ -128,7 +165,10 @@ impl ProxyHttp for Driver {
         if context.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             return context.decide(Cause::UpstreamTimeout);
         }
-        let selected = match context.run()?.select(&pool) {
+        let failed = context.failed.take();
+        // Of a repeated request, the body is sent and counted again.
+        context.run()?.traffic_mut().bytes_in = 0;
+        let selected = match context.run()?.select(&pool, failed) {
             Ok(selected) => selected,
             Err(reply) => {
                 context.decided = Some(reply);
@@ -144,6 +184,9 @@ impl ProxyHttp for Driver {
                 return context.decide(Cause::Connect);
             }
         };
+        if upgrade {
+            peer.options.read_timeout = Some(pool.timeouts().tunnel);
+        }
         if let Some(left) = context.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
             let within = |timeout: Option<Duration>| Some(timeout.map_or(left, |timeout| timeout.min(left)));
             peer.options.read_timeout = within(peer.options.read_timeout);
@@ -159,46 +202,40 @@ impl ProxyHttp for Driver {
             tracing::warn!(backend = selected.label(), address = %peer, cause = %error.etype().as_str(), "no connection to the backend");
             selected.record(BackendOutcome::ConnectFailed);
         }
+        context.failed = Some(Cause::Connect);
         // Nothing was sent: another backend may be asked, whatever the method.
-        let again = context.try_another(false);
-        error.set_retry(again);
+        error.set_retry(context.may_try_again());
         error
     }
 
-    fn error_while_proxy(&self, _: &HttpPeer, session: &mut Session, mut error: Box<Error>, context: &mut Context, reused: bool) -> Box<Error> {
-        // A kept connection may have been closed by the backend just as we used it. Only what may be sent twice is.
-        let Some(run) = context.run.as_deref_mut() else {
-            error.set_retry(false);
-            return error;
-        };
-        let may_repeat = session.req_header().method.is_idempotent()
+    fn error_while_proxy(
+        &self,
+        _: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        context: &mut Context,
+        reused: bool,
+    ) -> Box<Error> {
+        // Only what means the same when it is sent twice, and only while the client has seen nothing of an answer. A
+        // backend that is too slow is not asked again, and nor is another: the client has waited long enough.
+        let (cause, outcome) = explain(&error);
+        let broke = *error.esource() == ErrorSource::Upstream && outcome == BackendOutcome::Reset;
+        let repeatable = session.req_header().method.is_idempotent()
             && !session.as_ref().retry_buffer_truncated()
             && !context.responded
             // A filter that has seen a body would see it a second time.
-            && (run.traffic_mut().bytes_in == 0 || !run.reads_request_body());
-        error.retry.decide_reuse(reused);
-        let broken = *error.esource() == ErrorSource::Upstream
-            && matches!(error.etype(), ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed);
-        if !may_repeat {
-            error.set_retry(false);
-        } else if error.retry() {
-            // The same backend again, on a fresh connection: it did nothing wrong.
-            if let Some(selected) = context.selected.take() {
+            && context.run.as_deref().is_some_and(|run| run.traffic().bytes_in == 0 || !run.reads_request_body());
+        let again = broke && repeatable && context.may_try_again();
+        error.set_retry(again);
+        if again && let Some(selected) = context.selected.take() {
+            context.failed = Some(cause);
+            if reused && let Some(run) = context.run.as_deref_mut() {
+                // It may have closed the kept connection just as we used it, which is no failure: it stays a candidate.
                 run.upstream_mut().tried.retain(|tried| *tried != selected.id());
-            }
-        } else if broken && context.try_another(true) {
-            // The backend broke off before it answered: another one may.
-            if let Some(selected) = context.selected.take() {
+            } else {
                 tracing::warn!(backend = selected.label(), cause = %error.etype().as_str(), "the backend broke the connection before it answered");
-                selected.record(BackendOutcome::Reset);
+                selected.record(outcome);
             }
-            error.set_retry(true);
-        }
-        if error.retry()
-            && let Some(run) = &mut context.run
-        {
-            // The body is sent, and counted, from its start.
-            run.traffic_mut().bytes_in = 0;
         }
         error
     }
@@ -208,7 +245,10 @@ impl ProxyHttp for Driver {
         let http2 = upstream.version == http::Version::HTTP_2 || context.run()?.framing().upgrade;
         if !http2 && context.pool.as_ref().is_some_and(|pool| pool.needs_http2()) {
             if let Some(selected) = context.selected.take() {
-                tracing::warn!(backend = selected.label(), "the backend does not speak HTTP/2, which the pool's `protocol` asks for");
+                tracing::warn!(
+                    backend = selected.label(),
+                    "the backend does not speak HTTP/2, which the pool's `protocol` asks for"
+                );
                 selected.record(BackendOutcome::ConnectFailed);
             }
             return context.decide(Cause::Connect);
@@ -219,7 +259,18 @@ impl ProxyHttp for Driver {
         convert::write_request(run.request(), host, run.rewrites_request_body(), upstream)
     }
 
-    async fn request_body_filter(&self, _: &mut Session, body: &mut Option<Bytes>, last: bool, context: &mut Context) -> Result<()> {
+    async fn request_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        last: bool,
+        context: &mut Context,
+    ) -> Result<()> {
+        match &context.watch {
+            Some(watch) if last => watch.ends(),
+            Some(watch) => watch.awaits(),
+            None => {}
+        }
         match context.run()?.request_body(body, last) {
             Ok(()) => Ok(()),
             Err(reply) => {
@@ -229,7 +280,12 @@ impl ProxyHttp for Driver {
         }
     }
 
-    async fn upstream_response_filter(&self, _: &mut Session, response: &mut ResponseHeader, context: &mut Context) -> Result<()> {
+    async fn upstream_response_filter(
+        &self,
+        _: &mut Session,
+        response: &mut ResponseHeader,
+        context: &mut Context,
+    ) -> Result<()> {
         if response.status.is_informational() && response.status.as_u16() != 101 {
             return Ok(());
         }
@@ -278,7 +334,13 @@ impl ProxyHttp for Driver {
         Ok(())
     }
 
-    fn response_body_filter(&self, _: &mut Session, body: &mut Option<Bytes>, last: bool, context: &mut Context) -> Result<Option<Duration>> {
+    fn response_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        last: bool,
+        context: &mut Context,
+    ) -> Result<Option<Duration>> {
         if context.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             return Err(Error::explain(ErrorType::ReadTimedout, "the pool's total time is over").into_up());
         }
@@ -300,6 +362,11 @@ impl ProxyHttp for Driver {
         Ok(())
     }
 
+    fn request_summary(&self, _: &Session, context: &Context) -> String {
+        // Pingora's own has the path and the query, which may hold secrets; the access log has them, redacted.
+        context.run.as_ref().map_or_else(String::new, |run| format!("decision {}", run.exchange().decision_id()))
+    }
+
     fn suppress_error_log(&self, _: &Session, _: &Context, _: &Error) -> bool {
         // Every failure has its line in the access log, with a reason code.
         true
@@ -313,7 +380,9 @@ impl ProxyHttp for Driver {
         }
         let decided = context.decided.take();
         let Some(run) = context.run.as_deref_mut() else { return nothing };
-        if session.response_written().is_some_and(|head| !head.status.is_informational()) || context.responded && decided.is_none() {
+        if session.response_written().is_some_and(|head| !head.status.is_informational())
+            || context.responded && decided.is_none()
+        {
             // Too late for another answer: the response breaks off, and the log says why.
             if run.reason().is_none() {
                 run.fail(cause);
@@ -345,6 +414,8 @@ impl ProxyHttp for Driver {
         if let Some(mut run) = context.run.take() {
             if let Some(error) = error
                 && run.outcome() == FinalVerdict::Allow
+                // However a tunnel ends, that is its end: the two sides know whether it was a good one.
+                && status != 101
             {
                 run.fail(explain(error).0);
             }
@@ -357,17 +428,15 @@ impl ProxyHttp for Driver {
 }
 
 impl Context {
-    /// Whether the request may go to another backend after one has failed it; `reset` says how. Counts it if so.
-    fn try_another(&mut self, reset: bool) -> bool {
-        let (Some(pool), Some(run)) = (&self.pool, &mut self.run) else { return false };
-        let upstream = run.upstream_mut();
-        upstream.reset = reset;
-        if upstream.retries >= pool.retries() {
-            return false;
+    /// Whether the pool allows one more attempt; counts it if so.
+    fn may_try_again(&self) -> bool {
+        let Some(pool) = &self.pool else { return false };
+        let attempts = self.run.as_ref().map_or(0, |run| run.upstream().attempts) as usize;
+        let again = attempts <= pool.retries();
+        if again {
+            pool.metrics().retries.inc();
         }
-        upstream.retries += 1;
-        pool.metrics().retries.inc();
-        true
+        again
     }
 
     fn decide<T>(&mut self, cause: Cause) -> Result<T> {
@@ -375,6 +444,10 @@ impl Context {
         self.decided = Some(reply);
         Error::e_explain(DECIDED, "decided")
     }
+}
+
+fn pool_tunnel(context: &Context) -> Duration {
+    context.pool.as_ref().map_or(DRAIN, |pool| pool.timeouts().tunnel)
 }
 
 /// What an error of Pingora's means to the client and to the backend's record.
@@ -392,9 +465,13 @@ fn explain(error: &Error) -> (Cause, BackendOutcome) {
     }
     match error.etype() {
         E::ConnectTimedout | E::TLSHandshakeTimedout => (Cause::Connect, BackendOutcome::ConnectFailed),
-        E::ConnectRefused | E::ConnectNoRoute | E::ConnectError | E::TLSHandshakeFailure | E::InvalidCert | E::SocketError | E::BindError => {
-            (Cause::Connect, BackendOutcome::ConnectFailed)
-        }
+        E::ConnectRefused
+        | E::ConnectNoRoute
+        | E::ConnectError
+        | E::TLSHandshakeFailure
+        | E::InvalidCert
+        | E::SocketError
+        | E::BindError => (Cause::Connect, BackendOutcome::ConnectFailed),
         E::ReadTimedout | E::WriteTimedout => (Cause::UpstreamTimeout, BackendOutcome::Timeout),
         E::InvalidHTTPHeader | E::H1Error | E::InvalidH2 | E::H2Error => (Cause::UpstreamInvalid, BackendOutcome::Invalid),
         E::ReadError | E::WriteError | E::ConnectionClosed | E::H2Downgrade => (Cause::UpstreamReset, BackendOutcome::Reset),
@@ -428,12 +505,12 @@ async fn write(session: &mut Session, head: &ResponseHead, body: Bytes) -> Resul
 /// a request that is refused.
 fn read_http2(session: &mut Session) -> std::result::Result<Inbound, Reply> {
     let has_body = !session.as_downstream_mut().is_body_empty();
-    let client = session
+    let stream = session
         .as_downstream()
         .digest()
-        .and_then(|digest| digest.proxy_digest.as_ref()?.user_data.as_ref()?.downcast_ref::<Arc<Client>>())
-        .cloned();
-    let Some(client) = client else {
+        .and_then(|digest| digest.proxy_digest.as_ref()?.user_data.as_ref()?.downcast_ref::<Stream2>())
+        .map(|stream| (Arc::clone(&stream.client), Arc::clone(&stream.watch)));
+    let Some((client, watch)) = stream else {
         tracing::error!("a request without its connection; refused");
         return Err(Cause::GatewayFault.reply(DecisionId::random()));
     };
@@ -450,7 +527,7 @@ fn read_http2(session: &mut Session) -> std::result::Result<Inbound, Reply> {
             if !has_body {
                 framing.body = BodyLength::None;
             }
-            Ok(Inbound { client, snapshot, plan, request, framing })
+            Ok(Inbound { client, watch: Some(watch), snapshot, plan, request, framing })
         }
         Err(refusal) => Err(refuse(&snapshot, &plan, &client.connection, &refusal)),
     }

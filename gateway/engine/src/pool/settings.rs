@@ -36,6 +36,8 @@ pub struct Timeouts {
     pub write: Duration,
     /// From the choice of a backend to the end of its response, retries included.
     pub total: Option<Duration>,
+    /// For silence on an upgraded connection.
+    pub tunnel: Duration,
 }
 
 pub(super) enum Balance {
@@ -144,12 +146,13 @@ impl Balance {
 
 impl Timeouts {
     fn compile(raw: raw::Timeouts) -> Result<Self, ConfigError> {
-        let raw::Timeouts { connect, read, write, total } = raw;
+        let raw::Timeouts { connect, read, write, total, tunnel } = raw;
         Ok(Self {
             connect: positive(connect).map_err(|error| error.at("connect"))?,
             read: positive(read).map_err(|error| error.at("read"))?,
             write: positive(write).map_err(|error| error.at("write"))?,
             total: total.map(positive).transpose().map_err(|error| error.at("total"))?,
+            tunnel: positive(tunnel).map_err(|error| error.at("tunnel"))?,
         })
     }
 }

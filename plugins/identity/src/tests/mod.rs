@@ -8,7 +8,7 @@ mod outage;
 mod provider;
 mod rotation;
 mod shapes;
-mod signer;
+pub(crate) mod signer;
 mod vectors;
 
 use crate::{Issuer, IssuerConfig, Issuers, Verification, VerifiedToken};
@@ -92,6 +92,16 @@ pub(crate) fn explained(issuer: &Arc<Issuer>, token: &str) -> (Result<Arc<Verifi
     exchange.driver_explain();
     let result = issuer.verify_after_wait(token, &mut exchange);
     (result, exchange.driver_take_checks())
+}
+
+/// Waits for a condition; a test that would wait for ever fails.
+pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let waiting = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(60), waiting).await.is_ok(), "{what} did not come");
 }
 
 /// Data that is shared by several projects and not part of this one.

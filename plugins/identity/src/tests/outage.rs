@@ -2,7 +2,7 @@
 
 use super::provider::{Answer, Provider};
 use super::signer::{Signer, jwks};
-use super::{World, exchange_at, now, verdict};
+use super::{World, exchange_at, now, until, verdict};
 use crate::{IssuerConfig, Verification};
 use portcullis_plugin::reason;
 use portcullis_plugin::units::{ByteSize, TimeSpan};
@@ -36,7 +36,8 @@ fn nonsense() -> Vec<(&'static str, Answer)> {
         ("symmetric only", Answer::Json(r#"{"keys":[{"kty":"oct","kid":"a","k":"AAAA"}]}"#.into())),
         ("private key", Answer::Json(jwks(&[private]))),
         ("two sets", Answer::Json(r#"{"keys":[],"keys":[]}"#.into())),
-        ("huge", Answer::Huge),
+        // A good set but for its size.
+        ("huge", Answer::Json(jwks(&[Signer::new("huge").jwk()]) + &" ".repeat(crate::fetch::MOST_BYTES))),
         ("redirect", Answer::Redirect("https://keys.example.com/".into())),
         ("hang", Answer::Hang),
     ]
@@ -177,9 +178,7 @@ async fn a_client_that_goes_away_does_not_end_the_fetch_of_others() {
     let token = token(&key, &provider);
     let Verification::Wait(first) = issuer.verify(&token, &mut exchange_at(now())) else { panic!("there are no keys yet") };
     let first = tokio::spawn(first);
-    while provider.key_fetches() == 0 {
-        tokio::task::yield_now().await;
-    }
+    until("the fetch", || provider.key_fetches() > 0).await;
     first.abort();
     let second = {
         let (issuer, token) = (Arc::clone(&issuer), token.clone());
@@ -219,23 +218,15 @@ async fn started_issuers_fetch_by_themselves_show_it_in_metrics_and_end_with_the
     let issuers = world.load(config(&provider));
     issuers.start();
     issuers.start();
-    while world.metric("portcullis_issuer_keys") != Some(1.0) {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("the key", || world.metric("portcullis_issuer_keys") == Some(1.0)).await;
     assert_eq!(provider.key_fetches(), 1, "nobody had to ask");
     issuers.get("main").unwrap().store().clock().advance(Duration::from_secs(100));
-    while !world.metric("portcullis_issuer_keys_age_seconds").is_some_and(|age| age >= 100.0) {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until("the age", || world.metric("portcullis_issuer_keys_age_seconds").is_some_and(|age| age >= 100.0)).await;
     assert!(issuers.get("main").unwrap().is_ready());
     let task_holds = Arc::downgrade(&issuers.get("main").unwrap());
     drop(issuers);
-    while task_holds.strong_count() > 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("the end of the issuer", || task_holds.strong_count() == 0).await;
     world.kept.begin();
     world.kept.sweep();
-    while world.metric("portcullis_issuer_keys").is_some() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until("the end of the metric", || world.metric("portcullis_issuer_keys").is_none()).await;
 }

@@ -8,11 +8,13 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 
 #[derive(Clone)]
 pub(crate) enum Answer {
@@ -22,7 +24,6 @@ pub(crate) enum Answer {
     Typed(String, &'static str),
     Status(u16),
     Redirect(String),
-    Huge,
     Hang,
 }
 
@@ -45,36 +46,62 @@ pub(crate) struct Provider {
     /// While closed, key requests wait: a test can see who piles up behind one fetch.
     gate: watch::Sender<bool>,
     server: Option<tokio::task::JoinHandle<()>>,
+    tls: Option<TlsAcceptor>,
 }
 
 impl Provider {
     pub async fn start(signers: &[&Signer]) -> Self {
+        Self::start_with(signers, None).await
+    }
+
+    /// As `https://localhost`.
+    pub async fn start_tls(signers: &[&Signer], certificate: CertificateDer<'static>, key: Vec<u8>) -> Self {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], PrivatePkcs8KeyDer::from(key).into())
+            .unwrap();
+        Self::start_with(signers, Some(TlsAcceptor::from(Arc::new(config)))).await
+    }
+
+    async fn start_with(signers: &[&Signer], tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let document = format!(r#"{{"issuer":"http://{address}","jwks_uri":"http://{address}/keys"}}"#);
+        let issuer = issuer_of(address, tls.is_some());
+        let document = format!(r#"{{"issuer":"{issuer}","jwks_uri":"{issuer}/keys"}}"#);
         let keys: Vec<_> = signers.iter().map(|signer| signer.jwk()).collect();
         let script = Script { document: Answer::Json(document), keys: Answer::Json(jwks(&keys)), asked: Asked::default() };
         let (gate, _) = watch::channel(true);
-        let mut provider = Self { address, script: Arc::new(Mutex::new(script)), gate, server: None };
+        let mut provider = Self { address, script: Arc::new(Mutex::new(script)), gate, server: None, tls };
         provider.serve(listener);
         provider
     }
 
     pub fn issuer(&self) -> String {
-        format!("http://{}", self.address)
+        issuer_of(self.address, self.tls.is_some())
     }
 
     fn serve(&mut self, listener: TcpListener) {
-        let (script, gate) = (Arc::clone(&self.script), self.gate.subscribe());
+        let (script, gate, tls) = (Arc::clone(&self.script), self.gate.subscribe(), self.tls.clone());
         self.server = Some(tokio::spawn(async move {
             // Connections end with the server.
             let mut connections = tokio::task::JoinSet::new();
             loop {
                 let Ok((stream, _)) = listener.accept().await else { return };
-                let (script, gate) = (Arc::clone(&script), gate.clone());
+                let (script, gate, tls) = (Arc::clone(&script), gate.clone(), tls.clone());
                 connections.spawn(async move {
                     let service = service_fn(move |request| answer(Arc::clone(&script), gate.clone(), request));
-                    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                    let http = hyper::server::conn::http1::Builder::new();
+                    match tls {
+                        None => drop(http.serve_connection(TokioIo::new(stream), service).await),
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                let _ = http.serve_connection(TokioIo::new(stream), service).await;
+                            }
+                        }
+                    }
                 });
             }
         }));
@@ -130,6 +157,10 @@ impl Provider {
     }
 }
 
+fn issuer_of(address: SocketAddr, tls: bool) -> String {
+    if tls { format!("https://localhost:{}", address.port()) } else { format!("http://{address}") }
+}
+
 impl Drop for Provider {
     fn drop(&mut self) {
         if let Some(server) = self.server.take() {
@@ -171,7 +202,6 @@ async fn answer(
         }
         Answer::Status(status) => builder.status(status).body(Full::from("<html>oops</html>")),
         Answer::Redirect(to) => builder.status(302).header("location", to).body(Full::default()),
-        Answer::Huge => builder.body(Full::from(vec![b' '; crate::fetch::MOST_BYTES + 1])),
         Answer::Hang => std::future::pending().await,
     }
     .unwrap())

@@ -178,7 +178,7 @@ fn discovery_documents() {
             read(issuer).unwrap_or_else(|error| panic!("{file}: {error}")).as_str(),
             document["jwks_uri"].as_str().unwrap()
         );
-        assert!(read(&format!("{issuer}/")).is_err() && read(issuer.trim_end_matches(['/', '0'])).is_err(), "{file}");
+        assert!(read(&format!("{issuer}/")).is_err() && read(&issuer[..issuer.len() - 1]).is_err(), "{file}");
     }
 }
 

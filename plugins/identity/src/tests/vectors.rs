@@ -3,7 +3,8 @@
 use super::{AUDIENCE, IssuerConfig, exchange, shared};
 use crate::algorithm::Algorithm;
 use crate::jose::Token;
-use crate::store::{KeyStore, Lookup, Wanted};
+use crate::keyset::{Lookup, Wanted};
+use crate::store::KeyStore;
 use crate::{Issuers, Verification, jwks};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

@@ -1,6 +1,7 @@
 //! The upstream's connections.
 
-use super::{Answer, Behaviour, Content, KEPT, Recorded, Shared, lock};
+use super::answer::Content;
+use super::{Answer, Behaviour, KEPT, Recorded, Shared, lock};
 use crate::error::Error;
 use crate::message::{Body, Field, Head, Io, Reader};
 use crate::wait::PATIENCE;
@@ -126,7 +127,7 @@ async fn request(
         Behaviour::Close | Behaviour::Script(_) => false,
         Behaviour::Hang => {
             // Until the other end gives up.
-            reader.to_end(&mut crate::message::Bytes::default()).await?;
+            reader.until_end(&mut crate::message::Bytes::default()).await?;
             false
         }
     };

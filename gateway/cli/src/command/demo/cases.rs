@@ -28,23 +28,43 @@ pub struct Shown {
 
 /// Every case of the tour, in order.
 pub fn all(stage: &Stage) -> Result<Vec<Case<'_>>, Failure> {
-    let bearer = |spec: TokenSpec| Ok::<_, Failure>(vec![("Authorization".to_owned(), format!("Bearer {}", stage.token(&spec)?))]);
-    let orders = |title, headers, expect| Case { title, host: "api.example.test", path: "/orders/1", headers, certificate: None, expect };
-    let partners = |title, certificate, expect| Case { title, host: "partners.example.test", path: "/", headers: Vec::new(), certificate, expect };
+    let bearer =
+        |spec: TokenSpec| Ok::<_, Failure>(vec![("Authorization".to_owned(), format!("Bearer {}", stage.token(&spec)?))]);
+    let orders =
+        |title, headers, expect| Case { title, host: "api.example.test", path: "/orders/1", headers, certificate: None, expect };
+    let partners = |title, certificate, expect| Case {
+        title,
+        host: "partners.example.test",
+        path: "/",
+        headers: Vec::new(),
+        certificate,
+        expect,
+    };
     let mut spoofed = bearer(good())?;
-    spoofed.extend([("X-User".to_owned(), "root".to_owned()), ("x_user".to_owned(), "root".to_owned()), ("Connection".to_owned(), "x-user".to_owned())]);
+    spoofed.extend([
+        ("X-User".to_owned(), "root".to_owned()),
+        ("x_user".to_owned(), "root".to_owned()),
+        ("Connection".to_owned(), "x-user".to_owned()),
+    ]);
     Ok(vec![
         orders("A token with the right scope", bearer(good())?, 200),
         orders("The same, with identity headers forged by the client", spoofed, 200),
         orders("No token", Vec::new(), 401),
         orders("A token that expired 41 seconds ago", bearer(good().expires_in(-41))?, 401),
-        orders("A token for another API", bearer(good().aud("https://other.example.test"))?, 401),
+        orders("A token for another API", bearer(good().audience("https://other.example.test"))?, 401),
         orders("A token without the scope", bearer(good().scope("orders:write"))?, 403),
-        orders("A token signed by somebody else", bearer(good().aud(AUDIENCE).sign_with(SignWith::Foreign))?, 401),
+        orders("A token signed by somebody else", bearer(good().audience(AUDIENCE).sign_with(SignWith::Foreign))?, 401),
         partners("A partner's certificate", Some(stage.partner()), 200),
         partners("No certificate where one is required", None, 403),
         partners("A certificate that was revoked", Some(stage.revoked()), 403),
-        Case { title: "A path that two servers could read differently", host: "api.example.test", path: "/orders/..;/admin", headers: Vec::new(), certificate: None, expect: 400 },
+        Case {
+            title: "A path that two servers could read differently",
+            host: "api.example.test",
+            path: "/orders/..;/admin",
+            headers: Vec::new(),
+            certificate: None,
+            expect: 400,
+        },
     ])
 }
 
@@ -53,7 +73,7 @@ pub async fn share(stage: &Stage, count: usize) -> Result<(u64, u64), Failure> {
     let before = stage.shares();
     let tls = portcullis_testkit::pki::client_config(&[stage.servers()], None, &["http/1.1"])?;
     let mut connection = Client::connect_tls(stage.address(), "api.example.test", tls).await?;
-    let authorization = format!("Bearer {}", stage.token(&good().sub("bob"))?);
+    let authorization = format!("Bearer {}", stage.token(&good().subject("bob"))?);
     for _ in 0..count {
         connection.get("api.example.test", "/orders/1", &[("Authorization", &authorization)]).await?;
     }

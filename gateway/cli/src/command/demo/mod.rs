@@ -70,7 +70,9 @@ async fn show(arguments: &Arguments) -> Result<bool, Failure> {
         good &= shown.as_expected;
     }
     let (blue, green) = cases::share(&stage, 40).await?;
-    print(&format!("Of 40 more requests, {blue} went to the first upstream and {green} to the second: their weights are 3 and 1.\n\n"));
+    print(&format!(
+        "Of 40 more requests, {blue} went to the first upstream and {green} to the second: their weights are 3 and 1.\n\n"
+    ));
     good &= (blue, green) == (30, 10);
     if arguments.once {
         stage.close().await;

@@ -106,7 +106,8 @@ impl Stage {
 
     /// The configuration as `explain` sees it.
     pub fn inspect(&self) -> Result<Inspection, Failure> {
-        inspect::inspect(&self.folder.join("edge.yaml"), &portcullis_plugins::table(), None).map_err(|found| found.to_string().into())
+        inspect::inspect(&self.folder.join("edge.yaml"), &portcullis_plugins::table(), None)
+            .map_err(|found| found.to_string().into())
     }
 
     /// What to try next.
@@ -128,5 +129,5 @@ impl Stage {
 
 /// A token that the demo's routes accept, for an hour.
 pub fn good() -> TokenSpec {
-    TokenSpec::new().sub("alice").scope("orders:read orders:write").roles(&["orders-admin"]).expires_in(3600)
+    TokenSpec::new().subject("alice").scope("orders:read orders:write").roles(&["orders-admin"]).expires_in(3600)
 }

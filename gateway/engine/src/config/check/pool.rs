@@ -26,11 +26,12 @@ pub(super) fn check_pool(pool: &raw::Pool, findings: &mut Findings) {
     if let Some(health) = health {
         findings.within("health", |findings| check_health(health, findings));
     }
-    let raw::Timeouts { connect, read, write, total } = timeouts;
+    let raw::Timeouts { connect, read, write, total, tunnel } = timeouts;
     findings.within("timeouts", |findings| {
         takes_time("connect", *connect, findings);
         takes_time("read", *read, findings);
         takes_time("write", *write, findings);
+        takes_time("tunnel", *tunnel, findings);
         total.iter().for_each(|total| takes_time("total", *total, findings));
     });
     if let Some(raw::UpstreamTls { ca, server_name, client_certificate }) = tls {

@@ -8,12 +8,13 @@ mod decoder;
 mod literal;
 mod problem;
 
-use super::document::{Fault, Node, NodeId};
+use super::document::{Fault, Node, NodeId, SourceId};
 use super::filter_entry::FilterEntry;
+use super::parse::parse;
 use decoder::Decoder;
-use portcullis_plugin::FilterTable;
 use portcullis_plugin::error::{Segment, unknown_name};
 use portcullis_plugin::filter::Pending;
+use portcullis_plugin::{FilterFactory, FilterTable};
 use problem::Problem;
 use serde::de::DeserializeOwned;
 use std::cell::RefCell;
@@ -52,6 +53,20 @@ pub fn decode_filter(tree: &Node, path: &[Segment], entry: &FilterEntry, table: 
     collect(&written.value, Some(&written.key), |decoder| {
         factory.decode(&mut <dyn erased_serde::Deserializer<'_>>::erase(decoder))
     })
+}
+
+/// Reads the example that a filter gives of itself, as a configuration would be read.
+///
+/// # Errors
+/// If the example is not one.
+pub fn decode_example(factory: &FilterFactory) -> Result<Pending, Vec<Fault>> {
+    let mut faults = Vec::new();
+    match parse(factory.example, SourceId::default(), &mut faults) {
+        Some(node) if faults.is_empty() => {
+            collect(&node, None, |decoder| factory.decode(&mut <dyn erased_serde::Deserializer<'_>>::erase(decoder)))
+        }
+        _ => Err(faults),
+    }
 }
 
 /// What is wrong with the filters of a tree whose other parts may be wrong too.
