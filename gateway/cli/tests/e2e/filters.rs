@@ -4,11 +4,10 @@ use super::support::{Edge, edge};
 use bytes::Bytes;
 use portcullis::plugin::{
     Body, BodyAccess, Build, ConfigError, Env, Exchange, Filter, Needs, ReasonCode, Reply, RequestHead, ResponseHead, Verdict,
-    schemars::JsonSchema,
+    schemars::JsonSchema, serde, serde::Deserialize,
 };
 use portcullis_testkit::client::head;
 use portcullis_testkit::{Answer, Upstream};
-use serde::Deserialize;
 use std::time::Duration;
 
 const CLOSED: ReasonCode = ReasonCode::new("acme.closed");
@@ -17,7 +16,7 @@ const CLOSED: ReasonCode = ReasonCode::new("acme.closed");
 struct Probe(ProbeConfig);
 
 #[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(crate = "serde", deny_unknown_fields)]
 #[schemars(crate = "portcullis::plugin::schemars")]
 struct ProbeConfig {
     /// Signs with this.
@@ -65,7 +64,7 @@ impl Build for Probe {
 struct Shout;
 
 #[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(crate = "serde", deny_unknown_fields)]
 #[schemars(crate = "portcullis::plugin::schemars")]
 struct ShoutConfig {}
 

@@ -24,6 +24,9 @@ routes:
   - { name: elsewhere, match: { host: only.test, path: /only }, respond: { status: 200, body: hi } }
 "#;
 
+/// The route without which there is nothing for most requests.
+const ALL: &str = "  - { name: all, match: { path: / }, pool: web }\n";
+
 async fn start() -> (Upstream, Edge) {
     start_with(CONFIG).await
 }
@@ -99,7 +102,7 @@ async fn a_client_that_waits_for_100_gets_it_before_it_sends() {
 
 #[tokio::test]
 async fn a_client_that_waits_for_100_and_is_refused_is_told_at_once() {
-    let (upstream, edge) = start().await;
+    let (upstream, edge) = start_with(&CONFIG.replace(ALL, "")).await;
     let mut client = edge.client().await;
     client.send(head("PUT", "a", "/get", &[("expect", "100-continue"), ("content-length", "5")])).await.unwrap();
     let response = client.response().await.unwrap();
@@ -243,8 +246,7 @@ async fn a_head_over_the_limits_is_431() {
 
 #[tokio::test]
 async fn no_route_is_404_and_a_wrong_method_405_and_both_keep_the_connection() {
-    let only = CONFIG.replace("  - { name: all, match: { path: / }, pool: web }\n", "");
-    let (upstream, edge) = start_with(&only).await;
+    let (upstream, edge) = start_with(&CONFIG.replace(ALL, "")).await;
     let mut client = edge.client().await;
     let response = client.get("a", "/nowhere", &[]).await.unwrap();
     assert_eq!((response.status, response.header("content-type").unwrap().as_str()), (404, "application/problem+json"));
