@@ -269,6 +269,7 @@ async fn hole_a_request_with_upgrade_skips_the_filters() {
     let spoofed = [("authorization", bearer.as_str()), ("x-user", "root")];
     let response = client.websocket("api.example.test", "/orders/1", &spoofed).await.unwrap();
     assert_eq!(response.status, 101);
+    assert_eq!(client.echo("hello").await.unwrap(), "hello");
     let seen = stage.upstream.last().unwrap();
     assert_eq!(seen.header_all("x-user"), ["alice"]);
     assert_eq!(seen.header_all("authorization"), Vec::<String>::new());

@@ -9,7 +9,7 @@ use super::gate::Gate;
 use super::pingora::{Driver, Inbound};
 use crate::connection::Client;
 use crate::http1::{self, Parsed};
-use crate::normalise::{self, BodyLength, Refusal};
+use crate::normalise::{self, BodyLength, Framing, Refusal};
 use crate::refusals;
 use crate::rescue;
 use bytes::BytesMut;
@@ -20,7 +20,7 @@ use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{Digest, GetSocketDigest, GetTimingDigest, Stream};
 use pingora_http::ResponseHeader;
 use pingora_proxy::HttpProxy;
-use portcullis_plugin::{Finding, Scheme, reason};
+use portcullis_plugin::{Finding, Scheme, Version, reason};
 use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
@@ -64,18 +64,24 @@ impl Serving {
             served = true;
             let keep_alive = inbound.framing.keep_alive;
             match inbound.framing.body {
-                _ if inbound.framing.upgrade => gate.allow_all(),
+                _ if inbound.framing.upgrade => gate.allow_after_upgrade(),
                 BodyLength::None => gate.allow_none(),
                 BodyLength::Exact(len) => gate.allow_exact(len),
                 BodyLength::Chunked => gate.allow_chunked(),
             }
             let mut head = Vec::with_capacity(1024);
-            http1::write_head(&inbound.request, &inbound.framing, &mut head);
+            // See the gate: an upgrade's body has no end before the answer.
+            let body = if inbound.framing.upgrade { BodyLength::Chunked } else { inbound.framing.body };
+            http1::write_head(&inbound.request, &Framing { body, ..inbound.framing }, &mut head);
             let mut session = ServerSession::new_http1(gate);
             if let ServerSession::H1(session) = &mut session {
                 session.set_pipelined_prefix(BytesMut::from(&head[..]));
                 // A client that has sent its request may close its sending side and still read the response.
                 session.set_abort_on_close(false);
+                // HTTP/1.0 knows no interim responses (RFC 9110, section 15.2).
+                session.set_ignore_info_resp(inbound.request.version() == Version::Http10);
+                // The end of a refused upgrade's body is ours to give, right behind the answer.
+                session.set_close_on_response_before_downstream_finish(!inbound.framing.upgrade);
             }
             session.set_keepalive(keep_alive.then_some(60));
             session.set_connection_user_context(Some(Box::new(inbound)));
