@@ -32,7 +32,8 @@ struct Service {
 impl Service {
     async fn start(upstream: &Upstream) -> Self {
         let (http, admin) = (Port::reserve().unwrap(), Port::reserve().unwrap());
-        let setup = edge(CONFIG).with("LISTEN", http.address()).with("ADMIN", admin.address()).with("UPSTREAM", upstream.address());
+        let setup =
+            edge(CONFIG).with("LISTEN", http.address()).with("ADMIN", admin.address()).with("UPSTREAM", upstream.address());
         let (folder, config) = setup.written();
         let child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
             .args(["run", "--no-watch", "--threads", "2", "--config"])

@@ -85,7 +85,9 @@ async fn a_start_that_fails_says_why_and_leaves_nothing_running() {
         taken.local_addr().unwrap()
     );
     match Gateway::builder().config_text(both).start().await {
-        Err(StartError::Bind { listener, address, .. }) => assert_eq!((listener.as_str(), address), ("taken", taken.local_addr().unwrap())),
+        Err(StartError::Bind { listener, address, .. }) => {
+            assert_eq!((listener.as_str(), address), ("taken", taken.local_addr().unwrap()))
+        }
         Err(other) => panic!("{other}"),
         Ok(_) => panic!("it started"),
     }

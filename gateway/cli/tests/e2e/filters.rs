@@ -154,7 +154,8 @@ async fn replies_of_the_gateway_pass_the_filters_that_have_run() {
         assert!(response.header("x-decision-id").is_some());
     }
     assert_eq!(upstream.count(), 0);
-    let verdicts = |route, verdict| edge.metric("portcullis_verdicts_total", &[("route", route), ("filter", "probe"), ("verdict", verdict)]);
+    let verdicts =
+        |route, verdict| edge.metric("portcullis_verdicts_total", &[("route", route), ("filter", "probe"), ("verdict", verdict)]);
     assert_eq!((verdicts("deny", "deny"), verdicts("reply", "respond")), (1.0, 1.0));
     let line = edge.logged("the denial", |line| line["route"] == "deny").await;
     assert_eq!((&line["reason"], &line["verdict"], &line["status"]), (&"acme.closed".into(), &"deny".into(), &403.into()));
@@ -171,7 +172,8 @@ async fn a_shadowed_filter_is_counted_and_changes_nothing() {
     assert_eq!(response.header("x-trace").unwrap(), "listener");
     assert!(response.header("content-length").is_some());
     assert_eq!(response.json().unwrap()["target"], "/shadow");
-    let verdicts = |verdict| edge.metric("portcullis_verdicts_total", &[("route", "shadow"), ("verdict", verdict), ("mode", "shadow")]);
+    let verdicts =
+        |verdict| edge.metric("portcullis_verdicts_total", &[("route", "shadow"), ("verdict", verdict), ("mode", "shadow")]);
     assert_eq!(verdicts("deny"), 1.0);
     assert!(verdicts("allow") >= 1.0);
     assert_eq!(edge.metric("portcullis_filter_panics_total", &[("route", "shadow")]), 1.0);
@@ -215,7 +217,10 @@ async fn both_bodies_are_rewritten_and_framed_anew() {
         for request in [&sized, &chunked] {
             let response = client.request(request).await.unwrap();
             assert_eq!((response.text().as_str(), response.broken), ("ANSWER - END", false));
-            assert_eq!((response.header("content-length"), response.header("transfer-encoding").as_deref()), (None, Some("chunked")));
+            assert_eq!(
+                (response.header("content-length"), response.header("transfer-encoding").as_deref()),
+                (None, Some("chunked"))
+            );
             let seen = upstream.last().unwrap();
             assert_eq!((seen.body.as_slice(), seen.complete), (&b"HELLO - END"[..], true));
             assert_eq!((seen.header("content-length"), seen.header("transfer-encoding").as_deref()), (None, Some("chunked")));

@@ -63,7 +63,13 @@ fn check_forwarded(case: &Case, target: &str, host: &str, response: &Response, s
     Ok(())
 }
 
-async fn run(case: &Case, client: &mut Client, upstream: &Upstream, edge: &Edge, listener: &str) -> Result<Option<String>, String> {
+async fn run(
+    case: &Case,
+    client: &mut Client,
+    upstream: &Upstream,
+    edge: &Edge,
+    listener: &str,
+) -> Result<Option<String>, String> {
     upstream.forget();
     client.send(&case.raw).await.map_err(|error| error.to_string())?;
     if case.outcome == Outcome::Partial {
@@ -161,7 +167,8 @@ async fn a_request_inside_a_body_stays_a_body() {
     let (upstream, edge) = start().await;
     let inner = "GET /admin HTTP/1.1\r\nHost: a\r\n\r\n";
     let sized = format!("POST /one HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n{inner}", inner.len());
-    let chunked = format!("POST /two HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{inner}\r\n0\r\n\r\n", inner.len());
+    let chunked =
+        format!("POST /two HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{inner}\r\n0\r\n\r\n", inner.len());
     for mut client in [edge.client().await, edge.tls().await] {
         upstream.forget();
         client.send(format!("{sized}{chunked}GET /three HTTP/1.1\r\nHost: a\r\n\r\n")).await.unwrap();
@@ -223,7 +230,14 @@ async fn http2_requests_that_could_become_two_are_refused() {
         assert!(answered.is_refusal(), "{name}: {answered:?}");
         assert_eq!(upstream.count(), 0, "{name}");
     }
-    for (path, name) in [("/a b", "space"), ("*", "asterisk"), ("a", "no slash"), ("http://a/", "absolute"), ("/%00", "nul"), ("/../x", "above the root")] {
+    for (path, name) in [
+        ("/a b", "space"),
+        ("*", "asterisk"),
+        ("a", "no slash"),
+        ("http://a/", "absolute"),
+        ("/%00", "nul"),
+        ("/../x", "above the root"),
+    ] {
         let mut client = Client::connect(edge.listener("h2c")).await.unwrap();
         let answered = frames::exchange(&mut client, &frames::get("a", path), None).await.unwrap();
         assert!(answered.is_refusal(), "{name}: {answered:?}");

@@ -284,7 +284,8 @@ async fn responses_without_a_body_have_none_and_keep_the_connection() {
 #[tokio::test]
 async fn interim_responses_of_an_upstream_pass() {
     let (upstream, edge) = start().await;
-    upstream.behave(Behaviour::raw("HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"));
+    upstream
+        .behave(Behaviour::raw("HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"));
     let response = edge.client().await.get("a", "/", &[]).await.unwrap();
     assert_eq!((response.status, response.text().as_str(), response.interim.as_slice()), (200, "ok", &[103][..]));
     assert!(response.header("x-decision-id").is_some());

@@ -33,7 +33,13 @@ fn up(edge: &Edge, upstream: &Upstream) -> bool {
 }
 
 /// Sends requests over connections of their own until `stop`; gives the number of each status.
-async fn load(address: SocketAddr, workers: usize, request: String, stop: Arc<AtomicBool>, done: Arc<AtomicU64>) -> BTreeMap<u16, u64> {
+async fn load(
+    address: SocketAddr,
+    workers: usize,
+    request: String,
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicU64>,
+) -> BTreeMap<u16, u64> {
     let mut set = tokio::task::JoinSet::new();
     for _ in 0..workers {
         let (request, stop, done) = (request.clone(), Arc::clone(&stop), Arc::clone(&done));
@@ -306,7 +312,8 @@ async fn a_body_that_stalls_breaks_off_at_the_total_time() {
 #[tokio::test]
 async fn a_backend_that_cannot_be_connected_to_is_502() {
     // 192.0.2.0/24 is for documentation: nobody answers there, or nothing routes there. Either is no connection.
-    let edge = edge(CONFIG).with("POOL", "retries: 0, timeouts: { connect: 200ms }, backends: [{ address: 192.0.2.1:9 }]").start().await;
+    let edge =
+        edge(CONFIG).with("POOL", "retries: 0, timeouts: { connect: 200ms }, backends: [{ address: 192.0.2.1:9 }]").start().await;
     let response = edge.client().await.get("a", "/", &[]).await.unwrap();
     assert_eq!(response.status, 502);
     assert_eq!(edge.line(&response).await["reason"], "upstream.connect");

@@ -62,7 +62,9 @@ async fn a_preflight_from_a_strange_origin_is_refused_by_the_filter() {
 async fn a_preflight_that_no_filter_answers_is_still_a_method_not_allowed() {
     let (upstream, edge) = start().await;
     // Another method than the route's; no such filter; a filter that does not count.
-    for (path, method, allow) in [("/api", "DELETE", "GET, HEAD, PUT"), ("/closed", "GET", "GET, HEAD"), ("/shadowed", "GET", "GET, HEAD")] {
+    for (path, method, allow) in
+        [("/api", "DELETE", "GET, HEAD, PUT"), ("/closed", "GET", "GET, HEAD"), ("/shadowed", "GET", "GET, HEAD")]
+    {
         let response = preflight(&edge, path, method).await;
         assert_eq!((response.status, response.header("allow").unwrap().as_str()), (405, allow), "{path}");
         assert_eq!(edge.line(&response).await["reason"], "route.method", "{path}");

@@ -36,7 +36,10 @@ async fn start() -> (Upstream, Edge) {
 async fn http2_over_tls_is_agreed_on_and_served() {
     let (upstream, edge) = start().await;
     let mut client = edge.h2().await;
-    let response = client.request("POST", "api.test", "/a?b=c", &[("x-a", "1"), ("cookie", "a=1"), ("cookie", "b=2")], "hello").await.unwrap();
+    let response = client
+        .request("POST", "api.test", "/a?b=c", &[("x-a", "1"), ("cookie", "a=1"), ("cookie", "b=2")], "hello")
+        .await
+        .unwrap();
     assert_eq!((response.status, response.version.as_str()), (200, "HTTP/2"));
     let seen = upstream.last().unwrap();
     assert_eq!((seen.target.as_str(), seen.version.as_str(), seen.body.as_slice()), ("/a?b=c", "HTTP/1.1", &b"hello"[..]));

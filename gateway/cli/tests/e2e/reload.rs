@@ -59,7 +59,8 @@ async fn two_hundred_reloads_under_load_fail_no_request() {
         load.spawn(async move {
             let mut client = Client::connect(address).await.unwrap();
             while !stop.load(Ordering::Relaxed) {
-                let response = if worker % 2 == 0 { client.get("a", "/", &[]).await } else { client.post("a", "/", &[], b"hello").await };
+                let response =
+                    if worker % 2 == 0 { client.get("a", "/", &[]).await } else { client.post("a", "/", &[], b"hello").await };
                 assert_eq!(response.unwrap().status, 200);
                 if worker == 0 {
                     client = Client::connect(address).await.unwrap();

@@ -149,7 +149,7 @@ async fn a_hard_cut_during_an_outage_refuses_no_good_request_once_the_issuer_has
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hole_a_known_kid_is_never_refreshed() {
-    let stage = Stage::start(CONFIG).await;
+    let stage = Stage::builder().algs(&[Alg::Es256]).start(CONFIG).await;
     stage.accepted_in_the_end(&spec(), "").await;
     let old = stage.token(&spec());
     stage.provider.rotate(Rotation::SameKid);
@@ -159,7 +159,7 @@ async fn hole_a_known_kid_is_never_refreshed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hole_no_refetch_on_an_unknown_kid() {
-    let stage = Stage::start(CONFIG).await;
+    let stage = Stage::builder().algs(&[Alg::Es256]).start(CONFIG).await;
     assert_eq!(stage.try_token(&stage.token(&spec())).await.0, 200);
     stage.provider.rotate(Rotation::Overlap);
     // The very first one: whoever brings the new key waits for it, and is not refused.
@@ -168,7 +168,7 @@ async fn hole_no_refetch_on_an_unknown_kid() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hole_an_unknown_kid_triggers_a_fetch_without_a_budget() {
-    let stage = Stage::start(CONFIG).await;
+    let stage = Stage::builder().algs(&[Alg::Es256]).start(CONFIG).await;
     assert_eq!(stage.try_token(&stage.token(&spec())).await.0, 200);
     let before = stage.provider.jwks_fetches();
     let bearers: Vec<_> = (0..100).map(|at| stage.token(&spec().kid(&format!("made-up-{at}")))).collect();
@@ -186,7 +186,7 @@ async fn hole_an_unknown_kid_triggers_a_fetch_without_a_budget() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hole_a_providers_outage_is_answered_as_401() {
-    let stage = Stage::start(CONFIG).await;
+    let stage = Stage::builder().algs(&[Alg::Es256]).start(CONFIG).await;
     assert_eq!(stage.try_token(&stage.token(&spec())).await.0, 200);
     stage.provider.go_down().await;
     stage.provider.rotate(Rotation::Overlap);
@@ -227,7 +227,7 @@ async fn hole_a_providers_outage_is_answered_as_401() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_issuer_that_never_answered_is_503_and_its_first_answer_opens_the_door() {
-    let stage = Stage::builder().issuer_down().start(CONFIG).await;
+    let stage = Stage::builder().algs(&[Alg::Es256]).issuer_down().start(CONFIG).await;
     assert_eq!(stage.try_token(&stage.token(&spec())).await, (503, "issuer.unavailable".to_owned()));
     assert_eq!(stage.try_token("nonsense").await, (401, "token.malformed".to_owned()));
     let (response, _) = stage.log(&Call::get("/orders/1")).await;
@@ -238,7 +238,7 @@ async fn an_issuer_that_never_answered_is_503_and_its_first_answer_opens_the_doo
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hole_a_reload_while_the_provider_is_down_empties_the_keys() {
-    let stage = Stage::start(CONFIG).await;
+    let stage = Stage::builder().algs(&[Alg::Es256]).start(CONFIG).await;
     assert_eq!(stage.try_token(&stage.token(&spec())).await.0, 200);
     stage.provider.go_down().await;
     stage.rewrite(&format!("{CONFIG}  - {{ name: new, match: {{ path_exact: /new }}, respond: {{ status: 204 }} }}\n"));
@@ -302,7 +302,7 @@ fn next() -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hole_every_request_waits_behind_one_slow_fetch() {
     let slow = "max_wait: 5m\n    timeout: 5m\n    audiences:";
-    let stage = Arc::new(Stage::start(&CONFIG.replace("audiences:", slow)).await);
+    let stage = Arc::new(Stage::builder().algs(&[Alg::Es256]).start(&CONFIG.replace("audiences:", slow)).await);
     assert_eq!(stage.try_token(&stage.token(&spec())).await.0, 200);
     stage.provider.fault(Endpoint::Jwks, Fault::Hang, None);
     let fetches = stage.provider.jwks_fetches();

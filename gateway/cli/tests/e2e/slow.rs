@@ -22,7 +22,8 @@ routes: [{ name: all, pool: web }]
 /// The limit under test is short; all others are too long to end a test.
 async fn start(limit: &str) -> (Upstream, Edge) {
     let upstream = Upstream::start().await.unwrap();
-    let mut limits = vec!["header_timeout: 60s", "idle_timeout: 60s", "body_timeout: 60s", "write_timeout: 60s", "handshake_timeout: 60s"];
+    let mut limits =
+        vec!["header_timeout: 60s", "idle_timeout: 60s", "body_timeout: 60s", "write_timeout: 60s", "handshake_timeout: 60s"];
     limits.retain(|line| !limit.contains(line.split(':').next().unwrap()));
     let limits = format!("limits: {{ {limit}, {} }}", limits.join(", "));
     let edge = edge(CONFIG).with("LIMITS", limits).with("UPSTREAM", upstream.address()).tls().start().await;

@@ -71,6 +71,8 @@ impl Builder {
     pub async fn start(self, config: &str) -> Stage {
         let folder = tempfile::tempdir().unwrap();
         let provider = Provider::builder().algs(self.algs).start().await.unwrap();
+        // Made now: an RSA key takes its time, and the first request is to wait for a fetch only.
+        provider.tokens().jwks().unwrap();
         let upstream = Upstream::start().await.unwrap();
         let (servers, clients) = (Pki::named("Servers").unwrap(), Pki::named("Clients").unwrap());
         servers.server(&[HOST, "partners.example.test"]).unwrap().write_to(&folder, "edge").unwrap();

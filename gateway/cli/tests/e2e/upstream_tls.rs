@@ -70,7 +70,8 @@ async fn a_backend_of_another_ca_or_name_gets_no_request() {
 #[tokio::test]
 async fn a_client_certificate_is_presented_to_the_backend() {
     let stage = stage(true).await;
-    let edge = stage.edge("ca: ca.pem, server_name: backend.test, client_certificate: { cert: client.pem, key: client.key }").await;
+    let edge =
+        stage.edge("ca: ca.pem, server_name: backend.test, client_certificate: { cert: client.pem, key: client.key }").await;
     assert_eq!(edge.client().await.get("a", "/", &[]).await.unwrap().status, 200);
     assert!(stage.upstream.last().unwrap().client_certificate.is_some());
 }
