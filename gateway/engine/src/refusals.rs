@@ -5,8 +5,11 @@ use crate::access_log::Record;
 use crate::config::snapshot::{ListenerPlan, Snapshot};
 use crate::normalise::Refusal;
 use crate::rescue::Cause;
-use portcullis_plugin::{Connection, DecisionId, Reply};
+use portcullis_plugin::{Check, Connection, DecisionId, Reply};
 use std::time::{Duration, SystemTime};
+
+/// The name under which what a request is refused for before it has an exchange is told, in the place of a filter's.
+pub const CHECKED_BY: &str = "normalise";
 
 /// Counts and logs one refusal, and gives the reply.
 pub fn refuse(snapshot: &Snapshot, plan: &ListenerPlan, connection: &Connection, refusal: &Refusal) -> Reply {
@@ -19,13 +22,20 @@ pub fn refuse(snapshot: &Snapshot, plan: &ListenerPlan, connection: &Connection,
         decision_id = %id, listener = &*connection.listener, client = %connection.source.ip(), reason = %refusal.reason,
         expected = refusal.finding.expected, observed = refusal.finding.observed, "request refused"
     );
-    snapshot.access_log.log(&Record {
+    let record = Record {
         client: connection.source.ip().to_canonical(),
         status: reply.status,
         verdict: cause.verdict(),
         reason: Some(refusal.reason),
         bytes_out: reply.body.len() as u64,
         ..Record::new(SystemTime::now(), id.as_str(), &connection.listener, connection.peer)
-    });
+    };
+    snapshot.access_log.log(&record);
+    snapshot.decisions.record(id, &record, &[check(refusal.clone())]);
     reply
+}
+
+/// The refusal as the one check that failed.
+pub fn check(refusal: Refusal) -> Check {
+    Check { filter: CHECKED_BY, check: "request", ok: false, reason: refusal.reason, finding: refusal.finding }
 }
