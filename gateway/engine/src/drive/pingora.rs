@@ -13,9 +13,9 @@ use crate::refusals::refuse;
 use crate::rescue::Cause;
 use async_trait::async_trait;
 use bytes::Bytes;
-use pingora_core::protocols::Digest;
-use pingora_core::upstreams::peer::HttpPeer;
-use pingora_core::{Error, ErrorSource, ErrorType, Result};
+use pingora::protocols::Digest;
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use portcullis_plugin::{DecisionId, Reply, RequestHead, ResponseHead, Scheme, reason};
@@ -89,7 +89,7 @@ impl ProxyHttp for Driver {
         Context::default()
     }
 
-    fn init_downstream_modules(&self, _: &mut pingora_core::modules::http::HttpModules) {
+    fn init_downstream_modules(&self, _: &mut pingora::modules::http::HttpModules) {
         // None: they are fixed at start and know neither route nor configuration.
     }
 
@@ -347,6 +347,11 @@ impl ProxyHttp for Driver {
         _: &mut Context,
     ) -> Result<()> {
         Ok(())
+    }
+
+    fn request_summary(&self, _: &Session, context: &Context) -> String {
+        // Pingora's own has the path and the query, which may hold secrets; the access log has them, redacted.
+        context.run.as_ref().map_or_else(String::new, |run| format!("decision {}", run.exchange().decision_id()))
     }
 
     fn suppress_error_log(&self, _: &Session, _: &Context, _: &Error) -> bool {
