@@ -57,7 +57,8 @@ fn the_contracts_configurations_hold_and_the_security_of_each_route_is_told() {
     }
     let said = output(command(&["check", "-c", "minimal.yaml"]).current_dir(&folder), 0);
     assert!(said.contains("nothing: open to anyone"), "{said}");
-    let json: Value = serde_json::from_str(&output(command(&["check", "-c", "edge.yaml", "--json"]).current_dir(&folder), 0)).unwrap();
+    let json: Value =
+        serde_json::from_str(&output(command(&["check", "-c", "edge.yaml", "--json"]).current_dir(&folder), 0)).unwrap();
     assert_eq!((&json["ok"], json["routes"].as_array().unwrap().len()), (&true.into(), 3));
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 3, "check writes nothing, not even a log");
 }

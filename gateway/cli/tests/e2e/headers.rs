@@ -61,7 +61,9 @@ async fn hole_look_alikes_of_identity_headers_go_through() {
     let bearer = token(&stage);
     let inspection = stage.inspect();
     for spelling in SPELLINGS {
-        let spoofed = |path: &str| Call::get(path).bearer(&bearer).field(spelling, "root").field(spelling, "root2").field("X-Auth-Roles", "admin");
+        let spoofed = |path: &str| {
+            Call::get(path).bearer(&bearer).field(spelling, "root").field(spelling, "root2").field("X-Auth-Roles", "admin")
+        };
         let judged = stage.judge_by(&inspection, &spoofed("/orders/1")).await;
         judged.allowed(200);
         let seen = stage.upstream.last().unwrap();

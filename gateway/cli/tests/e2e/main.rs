@@ -20,3 +20,5 @@ mod limits;
 // The command.
 mod check_cli;
 mod explain_cli;
+mod test_cli;
+mod why_cli;

@@ -356,4 +356,3 @@ pub fn members(object: &Value) -> Vec<&str> {
     names.sort_unstable();
     names
 }
-
