@@ -427,10 +427,11 @@ impl Run {
             bytes_in: self.traffic.bytes_in,
             bytes_out: self.traffic.bytes_out,
         };
-        self.snapshot.access_log.log(&record);
+        // First, so that whoever reads the line can ask.
         if keep {
             self.snapshot.decisions.record(id, &record, self.exchange.checks());
         }
+        self.snapshot.access_log.log(&record);
     }
 }
 

@@ -30,8 +30,8 @@ pub fn refuse(snapshot: &Snapshot, plan: &ListenerPlan, connection: &Connection,
         bytes_out: reply.body.len() as u64,
         ..Record::new(SystemTime::now(), id.as_str(), &connection.listener, connection.peer)
     };
-    snapshot.access_log.log(&record);
     snapshot.decisions.record(id, &record, &[check(refusal.clone())]);
+    snapshot.access_log.log(&record);
     reply
 }
 
