@@ -380,17 +380,20 @@ impl Run {
         if let (Some(pool), Some(duration)) = (&self.upstream.pool, self.upstream.duration) {
             pool.metrics().upstream_duration.observe(duration.as_secs_f64());
         }
-        if self.snapshot.access_log.is_on() {
-            self.log(status, elapsed);
+        // A client that goes away was not refused, and there is no check to show for it.
+        let keep = self.outcome != FinalVerdict::Allow && self.reason != Some(reason::CLIENT_GONE);
+        if keep || self.snapshot.access_log.is_on() {
+            self.tell(status, elapsed, keep);
         }
     }
 
-    fn log(&self, status: u16, elapsed: Duration) {
+    /// Logs the request, and keeps the decision if it is one to ask about.
+    fn tell(&self, status: u16, elapsed: Duration, keep: bool) {
         let connection = self.exchange.connection();
         let certificate = self.exchange.certificate().verified();
         let principal = self.exchange.principal();
         let id = self.exchange.decision_id();
-        self.snapshot.access_log.log(&Record {
+        let record = Record {
             time: self.exchange.now(),
             decision_id: id.as_str(),
             listener: &connection.listener,
@@ -423,7 +426,12 @@ impl Run {
             upstream: self.upstream.duration,
             bytes_in: self.traffic.bytes_in,
             bytes_out: self.traffic.bytes_out,
-        });
+        };
+        // First, so that whoever reads the line can ask.
+        if keep {
+            self.snapshot.decisions.record(id, &record, self.exchange.checks());
+        }
+        self.snapshot.access_log.log(&record);
     }
 }
 

@@ -4,6 +4,7 @@ use crate::config::snapshot::{ListenerPlan, Snapshot};
 use crate::exchange::{Next, Run};
 use crate::http1::{self, Parsed};
 use crate::normalise;
+use crate::refusals;
 use portcullis_plugin::{CertificateStatus, Check, Connection, RequestHead, Scheme, TlsFacts};
 use rustls_pki_types::CertificateDer;
 use serde::Serialize;
@@ -110,13 +111,7 @@ pub async fn explain(snapshot: &Arc<Snapshot>, query: &Query) -> Result<Explanat
                 verdict: "deny",
                 status: Some(refusal.status),
                 reason: Some(refusal.reason.as_str()),
-                checks: vec![Check {
-                    filter: "normalise",
-                    check: "request",
-                    ok: false,
-                    reason: refusal.reason,
-                    finding: refusal.finding,
-                }],
+                checks: vec![refusals::check(refusal)],
                 upstream_headers: BTreeMap::new(),
                 pool: None,
             });
@@ -169,14 +164,18 @@ fn connection(plan: &ListenerPlan, request: &RequestHead, query: &Query) -> (Arc
     (Arc::new(connection), certificate)
 }
 
+/// Whether an explanation shows the value of an upstream header, by its lower-case name.
+pub fn is_shown(name: &str) -> bool {
+    !matches!(name, "authorization" | "cookie" | "proxy-authorization" | "x-api-key")
+}
+
 /// What would be sent up, without what opens doors.
 fn upstream_headers(request: &RequestHead) -> BTreeMap<String, serde_json::Value> {
     let mut shown: BTreeMap<String, serde_json::Value> = BTreeMap::new();
     shown.insert("host".into(), request.authority().into());
     for (name, value) in request.headers().iter() {
         let name = name.to_ascii_lowercase();
-        let secret = matches!(name.as_str(), "authorization" | "cookie" | "proxy-authorization" | "x-api-key");
-        let value = if secret { "(not shown)".into() } else { String::from_utf8_lossy(value).into_owned() };
+        let value = if is_shown(&name) { String::from_utf8_lossy(value).into_owned() } else { "(not shown)".into() };
         match shown.get_mut(&name) {
             Some(serde_json::Value::Array(list)) => list.push(value.into()),
             Some(first) => *first = serde_json::Value::Array(vec![first.take(), value.into()]),

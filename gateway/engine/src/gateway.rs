@@ -5,6 +5,7 @@ use crate::admin::{Admin, Readiness};
 use crate::config::snapshot::{ListenerPlan, Snapshot};
 use crate::config::{Diagnostic, Diagnostics, Loader, compile};
 use crate::connection::Client;
+use crate::decisions::Decisions;
 use crate::drive::connection::Serving;
 use crate::drive::pingora::Driver;
 use crate::listen;
@@ -122,8 +123,14 @@ impl Builder {
         let source = self.source.ok_or(StartError::NoConfiguration)?;
         let metrics = Metrics::new();
         let kept = Arc::new(Kept::default());
-        let compiler =
-            Compiler { source, table: self.table, metrics: Arc::clone(&metrics), kept, log: Mutex::new(AccessLog::off()) };
+        let compiler = Compiler {
+            source,
+            table: self.table,
+            metrics: Arc::clone(&metrics),
+            kept,
+            log: Mutex::new(AccessLog::off()),
+            decisions: Decisions::off(),
+        };
         let snapshot = compiler.compile(1).map_err(StartError::Configuration)?;
         let (shutdown, stopping) = watch::channel(false);
         let conf = ServerConf { upstream_keepalive_pool_size: UPSTREAM_CONNECTIONS, max_retries: 64, ..ServerConf::default() };
@@ -161,6 +168,7 @@ struct Compiler {
     kept: Arc<Kept>,
     /// The open access log, kept over reloads that do not move it.
     log: Mutex<AccessLog>,
+    decisions: Arc<Decisions>,
 }
 
 impl Compiler {
@@ -181,7 +189,7 @@ impl Compiler {
                 metrics: &self.metrics,
                 kept: &self.kept,
                 generation,
-                purpose: compile::Purpose::Serve { log: &log },
+                purpose: compile::Purpose::Serve { log: &log, decisions: &self.decisions },
             },
         )?;
         for warning in &warnings {
@@ -303,9 +311,10 @@ impl Inner {
             return Ok(());
         }
         let (close, closing) = watch::channel(false);
-        let admin = Admin::start(settings, Arc::clone(&self.metrics), self.readiness.clone(), closing)
-            .await
-            .map_err(StartError::Admin)?;
+        let admin =
+            Admin::start(settings, Arc::clone(&self.metrics), self.readiness.clone(), Arc::clone(&snapshot.decisions), closing)
+                .await
+                .map_err(StartError::Admin)?;
         tracing::info!(address = %admin.address(), "admin listening");
         *self.admin.lock() = Some(OpenAdmin { admin, _close: close });
         Ok(())

@@ -23,3 +23,5 @@ mod responses;
 // The command.
 mod check_cli;
 mod explain_cli;
+mod test_cli;
+mod why_cli;

@@ -3,6 +3,7 @@
 use super::values::{at_least_one, not_empty, takes_time};
 use crate::config::findings::Findings;
 use crate::config::raw;
+use crate::decisions::MAX_KEPT;
 use portcullis_plugin::ConfigError;
 use std::net::SocketAddr;
 
@@ -95,7 +96,14 @@ fn check_limits(limits: &raw::Limits, findings: &mut Findings) {
 }
 
 pub(super) fn check_admin(admin: &raw::Admin, findings: &mut Findings) {
-    let raw::Admin { address, token_file } = admin;
+    let raw::Admin { address, token_file, decisions } = admin;
+    if *decisions > MAX_KEPT {
+        findings.refuse(
+            "decisions",
+            format!("`decisions` is at most {MAX_KEPT}: they are kept in memory"),
+            "the access log has them all",
+        );
+    }
     match token_file {
         Some(file) => not_empty("token_file", file, findings),
         None if address.ip().to_canonical().is_loopback() => {}
