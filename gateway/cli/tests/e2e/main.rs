@@ -1,11 +1,19 @@
 //! The gateway from end to end: a real one on loopback, with an issuer, certificates and upstreams around it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
-// What the tests stand on.
+// What the tests stand on: a gateway with its folder, its log and its metrics; and a stage with an issuer beside it.
 mod stage;
+mod support;
 
 // The two files of the contract, through the command.
 mod contract;
+
+// What is spoken, and how badly.
+mod hostile;
+mod messages;
+mod preflight;
+mod protocols;
+mod slow;
 
 // Who the caller is.
 mod certificates;
@@ -15,10 +23,20 @@ mod rotation;
 mod tokens;
 
 // What else is asked of a caller.
+mod filters;
 mod limits;
 
 // What comes back.
 mod responses;
+
+// Where requests go.
+mod pools;
+mod upstream_tls;
+
+// How a gateway lives.
+mod drain;
+mod embed;
+mod reload;
 
 // The command.
 mod check_cli;

@@ -20,7 +20,7 @@ use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{Digest, GetSocketDigest, GetTimingDigest, Stream};
 use pingora_http::ResponseHeader;
 use pingora_proxy::HttpProxy;
-use portcullis_plugin::{Finding, Scheme, reason};
+use portcullis_plugin::{Finding, Scheme, Version, reason};
 use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
@@ -64,7 +64,7 @@ impl Serving {
             served = true;
             let keep_alive = inbound.framing.keep_alive;
             match inbound.framing.body {
-                _ if inbound.framing.upgrade => gate.allow_all(),
+                _ if inbound.framing.upgrade => gate.allow_after_upgrade(),
                 BodyLength::None => gate.allow_none(),
                 BodyLength::Exact(len) => gate.allow_exact(len),
                 BodyLength::Chunked => gate.allow_chunked(),
@@ -76,6 +76,8 @@ impl Serving {
                 session.set_pipelined_prefix(BytesMut::from(&head[..]));
                 // A client that has sent its request may close its sending side and still read the response.
                 session.set_abort_on_close(false);
+                // HTTP/1.0 knows no interim responses (RFC 9110, section 15.2).
+                session.set_ignore_info_resp(inbound.request.version() == Version::Http10);
             }
             session.set_keepalive(keep_alive.then_some(60));
             session.set_connection_user_context(Some(Box::new(inbound)));

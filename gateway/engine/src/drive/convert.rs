@@ -19,7 +19,10 @@ pub fn write_request(request: &RequestHead, host: &str, streamed: bool, upstream
         upstream.remove_header(name);
     }
     upstream.set_raw_path(request.target().as_bytes())?;
-    upstream.insert_header("Host", host)?;
+    // HTTP/1.0 may do without; an empty one would be another request.
+    if !host.is_empty() {
+        upstream.insert_header("Host", host)?;
+    }
     let http2 = upstream.version == http::Version::HTTP_2;
     for (name, value) in request.headers().iter() {
         // `te: trailers`, which gRPC servers insist on, is of one hop: on HTTP/1.1 trailers are not forwarded.

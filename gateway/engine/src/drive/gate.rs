@@ -35,6 +35,8 @@ enum Allowance {
     Open,
     /// The body has ended, or there is none.
     Spent,
+    /// An upgrade was asked for. What the client sends already is kept until the answer says 101.
+    Upgrade,
     Exact(u64),
     Chunked(Scanner),
 }
@@ -90,13 +92,21 @@ impl Gate {
         self.allowance = Allowance::Chunked(Scanner::default());
     }
 
-    pub fn allow_all(&mut self) {
-        self.allowance = Allowance::Open;
+    /// Nothing, until a response with status 101 is written.
+    pub fn allow_after_upgrade(&mut self) {
+        self.allowance = Allowance::Upgrade;
+    }
+
+    /// Sees the start of what is written to the client.
+    fn note_written(&mut self, data: &[u8]) {
+        if matches!(self.allowance, Allowance::Upgrade) && data.starts_with(b"HTTP/1.1 101 ") {
+            self.allowance = Allowance::Open;
+        }
     }
 
     /// Whether the whole body was read, so that what comes next is a head.
     pub fn is_spent(&self) -> bool {
-        matches!(self.allowance, Allowance::Spent)
+        matches!(self.allowance, Allowance::Spent | Allowance::Upgrade)
     }
 
     /// Reads only to learn whether the client is still there; its bytes are kept.
@@ -164,7 +174,7 @@ impl AsyncRead for Gate {
         match gate.allowance {
             Allowance::Open if gate.buffer.is_empty() => Pin::new(&mut gate.inner).poll_read(context, out),
             Allowance::Open => gate.poll_some(context, out, usize::MAX).map_ok(|_| ()),
-            Allowance::Spent => gate.poll_beyond(context),
+            Allowance::Spent | Allowance::Upgrade => gate.poll_beyond(context),
             Allowance::Exact(left) => {
                 let len = ready!(gate.poll_some(context, out, usize::try_from(left).unwrap_or(usize::MAX)))?;
                 gate.allow_exact(left - len as u64);
@@ -177,6 +187,7 @@ impl AsyncRead for Gate {
 
 impl AsyncWrite for Gate {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        self.note_written(data);
         Pin::new(&mut self.inner).poll_write(context, data)
     }
 
@@ -193,6 +204,9 @@ impl AsyncWrite for Gate {
         context: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let Some(first) = data.first() {
+            self.note_written(first);
+        }
         Pin::new(&mut self.inner).poll_write_vectored(context, data)
     }
 

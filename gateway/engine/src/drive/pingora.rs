@@ -14,6 +14,7 @@ use crate::rescue::Cause;
 use async_trait::async_trait;
 use bytes::Bytes;
 use pingora::protocols::Digest;
+use pingora::protocols::http::ServerSession;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -129,7 +130,10 @@ impl ProxyHttp for Driver {
                 context.pool = Some(pool);
                 if expects {
                     // The client waits for this with its body, and the backend may be one that never says it.
+                    // It is no response yet: Pingora would close the connection behind one that comes before the body.
+                    close_on_early_response(session, false);
                     session.as_downstream_mut().write_continue_response().await?;
+                    close_on_early_response(session, true);
                 }
                 if run.framing().upgrade {
                     // A tunnel is silent for as long as its two ends like.
@@ -146,6 +150,9 @@ impl ProxyHttp for Driver {
         if expects || too_large {
             // The body that was announced will not come, or is not wanted.
             session.set_keepalive(None);
+        } else {
+            // What is on its way is read to its end, within bounds, and the connection stays.
+            close_on_early_response(session, false);
         }
         let (head, body) = run.reply(reply);
         context.run = Some(run);
@@ -291,6 +298,9 @@ impl ProxyHttp for Driver {
         let head = convert::read_response(response)?;
         if let Err(refusal) = normalise::response(head.status(), head.headers().iter()) {
             tracing::warn!(observed = refusal.finding.observed, "the response of the backend is ambiguous");
+            if let Some(selected) = context.selected.take() {
+                selected.record(BackendOutcome::Invalid);
+            }
             return context.decide(Cause::UpstreamInvalid);
         }
         Ok(())
@@ -311,11 +321,20 @@ impl ProxyHttp for Driver {
         }
         let streamed = run.rewrites_response_body();
         convert::write_response(&head, response)?;
-        if streamed
-            && response.remove_header("content-length").is_some()
-            && session.req_header().version == http::Version::HTTP_11
-        {
-            response.insert_header("Transfer-Encoding", "chunked")?;
+        match session.req_header().version {
+            http::Version::HTTP_11 if streamed && response.remove_header("content-length").is_some() => {
+                response.insert_header("Transfer-Encoding", "chunked")?;
+            }
+            http::Version::HTTP_11 => {}
+            version => {
+                if streamed {
+                    response.remove_header("content-length");
+                }
+                // HTTP/1.0 knows no chunks (RFC 9112, section 6.1): the body then ends with the connection.
+                if response.remove_header("transfer-encoding").is_some() && version == http::Version::HTTP_10 {
+                    session.set_keepalive(None);
+                }
+            }
         }
         context.responded = true;
         Ok(())
@@ -370,8 +389,10 @@ impl ProxyHttp for Driver {
         if session.response_written().is_some_and(|head| !head.status.is_informational())
             || context.responded && decided.is_none()
         {
-            // Too late for another answer: the response breaks off, and the log says why.
-            if run.reason().is_none() {
+            // Too late for another answer: the response breaks off, and the log says why. However a tunnel ends, that is
+            // its end: the two sides know whether it was a good one.
+            let tunnel = session.response_written().is_some_and(|head| head.status.as_u16() == 101);
+            if run.reason().is_none() && !tunnel {
                 run.fail(cause);
             }
             return nothing;
@@ -401,6 +422,7 @@ impl ProxyHttp for Driver {
         if let Some(mut run) = context.run.take() {
             if let Some(error) = error
                 && run.outcome() == FinalVerdict::Allow
+                && status != 101
             {
                 run.fail(explain(error).0);
             }
@@ -470,6 +492,13 @@ fn explain(error: &Error) -> (Cause, BackendOutcome) {
 /// Whether the gate found the client's chunked coding broken.
 fn is_invalid_chunk(error: &Error) -> bool {
     error.root_cause().downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::InvalidData)
+}
+
+/// Whether an HTTP/1 connection ends with a response that is sent before the request's body was read.
+fn close_on_early_response(session: &mut Session, close: bool) {
+    if let ServerSession::H1(session) = session.as_downstream_mut() {
+        session.set_close_on_response_before_downstream_finish(close);
+    }
 }
 
 /// Sends a response of the gateway's own.
