@@ -1,7 +1,7 @@
 //! Verifies API keys against a file of their hashes.
 //!
 //! ```yaml
-//! - api_key: { header: x-api-key, file: secrets/api-keys.txt }
+//! - api_key: { header: x-api-key, file: api-keys.txt }
 //! ```
 //!
 //! The file has one key a line, and is read again when it changes. It holds no key, only SHA-256 hashes:
@@ -83,7 +83,7 @@ pub struct ApiKey {
 
 impl Build for ApiKey {
     const NAME: &'static str = "api_key";
-    const EXAMPLE: &'static str = "{ header: x-api-key, file: /dev/null }";
+    const EXAMPLE: &'static str = "{ header: x-api-key, file: api-keys.txt }";
     type Config = Config;
 
     fn build(config: Config, env: &Env) -> Result<Self, ConfigError> {
@@ -96,8 +96,9 @@ impl Build for ApiKey {
             check_parameter(name).map_err(|error| error.at("query"))?;
         }
         let bytes = env.read(&file).map_err(|error| error.at("file"))?;
-        let keys = Keys::parse(&bytes)
-            .map_err(|(line, problem)| ConfigError::new(format!("{}:{line}: {problem}", env.resolve(&file).display())).at("file"))?;
+        let keys = Keys::parse(&bytes).map_err(|(line, problem)| {
+            ConfigError::new(format!("{}:{line}: {problem}", env.resolve(&file).display())).at("file")
+        })?;
         let places: Vec<String> = [("header", &header), ("query parameter", &query)]
             .into_iter()
             .filter_map(|(kind, name)| name.as_ref().map(|name| format!("{kind} `{name}`")))
@@ -109,7 +110,8 @@ impl Build for ApiKey {
 fn check_key_header(name: &str) -> Result<(), ConfigError> {
     check_name(name)?;
     if matches!(folded(name).as_str(), "authorization" | "proxy-authorization" | "cookie") {
-        return Err(ConfigError::new(format!("`{name}` holds credentials of another form")).help("use a header of its own, such as x-api-key"));
+        return Err(ConfigError::new(format!("`{name}` holds credentials of another form"))
+            .help("use a header of its own, such as x-api-key"));
     }
     Ok(())
 }
@@ -120,7 +122,8 @@ fn check_parameter(name: &str) -> Result<(), ConfigError> {
     }
     let plain: String = name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
     if plain != "key" && !SECRET_NAMES.iter().any(|part| plain.contains(part)) {
-        return Err(ConfigError::new(format!("logs would not know that `{name}` holds a secret")).help("name it api_key, key or the like"));
+        return Err(ConfigError::new(format!("logs would not know that `{name}` holds a secret"))
+            .help("name it api_key, key or the like"));
     }
     Ok(())
 }

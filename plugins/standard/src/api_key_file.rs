@@ -76,10 +76,8 @@ impl KeyDigest {
     fn parse(hex: &str) -> Option<Self> {
         let (pairs, []) = hex.as_bytes().as_chunks::<2>() else { return None };
         let digit = |b: u8| char::from(b).to_digit(16);
-        let bytes: Option<Vec<u8>> = pairs
-            .iter()
-            .map(|[high, low]| u8::try_from(digit(*high)? << 4 | digit(*low)?).ok())
-            .collect();
+        let bytes: Option<Vec<u8>> =
+            pairs.iter().map(|[high, low]| u8::try_from(digit(*high)? << 4 | digit(*low)?).ok()).collect();
         bytes?.try_into().ok().map(Self)
     }
 }

@@ -98,8 +98,7 @@ struct Rule {
 
 impl Build for Authorize {
     const NAME: &'static str = "authorize";
-    const EXAMPLE: &'static str =
-        "{ allow: [{ roles: [orders-admin] }, { scopes: [\"orders:read\"], methods: [GET, HEAD] }], expression: \"principal.claims.tenant == 'acme'\" }";
+    const EXAMPLE: &'static str = "{ allow: [{ roles: [orders-admin] }, { scopes: [\"orders:read\"], methods: [GET, HEAD] }], expression: \"principal.claims.tenant == 'acme'\" }";
     type Config = Config;
 
     fn build(config: Config, _env: &Env) -> Result<Self, ConfigError> {
@@ -116,7 +115,9 @@ impl Build for Authorize {
 
 fn rules(entries: Vec<Allow>) -> Result<Vec<Rule>, ConfigError> {
     if entries.is_empty() {
-        return Err(ConfigError::new("the list is empty, so nobody could pass").help("name at least one entry, or leave the key out"));
+        return Err(
+            ConfigError::new("the list is empty, so nobody could pass").help("name at least one entry, or leave the key out")
+        );
     }
     entries.into_iter().enumerate().map(|(at, entry)| rule(entry).map_err(|error| error.at(at))).collect()
 }
@@ -154,7 +155,9 @@ fn method(name: &str) -> Result<Method, ConfigError> {
     let method = Method::parse(name.as_bytes()).ok_or_else(|| ConfigError::new(format!("`{name}` is not a method")))?;
     let upper = name.to_ascii_uppercase();
     if upper != name && !matches!(Method::parse(upper.as_bytes()), None | Some(Method::Other(_))) {
-        return Err(ConfigError::new(format!("methods have a case, so `{name}` would never match")).help(format!("write `{upper}`")));
+        return Err(
+            ConfigError::new(format!("methods have a case, so `{name}` would never match")).help(format!("write `{upper}`"))
+        );
     }
     Ok(method)
 }
@@ -262,12 +265,7 @@ impl Rule {
 fn observed(method: &Method, principal: Option<&Principal>) -> String {
     let Some(principal) = principal else { return format!("{method} by nobody known") };
     let few = |items: &[Arc<str>]| first_few(items, items.len());
-    format!(
-        "{method} with roles {}; groups {}; scopes {}",
-        few(&principal.roles),
-        few(&principal.groups),
-        few(&principal.scopes)
-    )
+    format!("{method} with roles {}; groups {}; scopes {}", few(&principal.roles), few(&principal.groups), few(&principal.scopes))
 }
 
 fn shortened(source: &str) -> String {

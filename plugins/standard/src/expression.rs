@@ -5,9 +5,9 @@
 
 use crate::expression_check::{self, Problem, Reads};
 use crate::expression_facts;
-use cel::common::ast::{IdedExpr, SourceInfo};
+use cel::common::ast::IdedExpr;
 use cel::extractors::This;
-use cel::parser::{ParseErrors, Parser, PrattParser};
+use cel::parser::{ParseErrors, PrattParser};
 use cel::{Context, Env, ExecutionError, Value};
 use portcullis_plugin::{ConfigError, Exchange, RequestHead};
 use regex::{Regex, RegexBuilder};
@@ -16,7 +16,7 @@ use std::sync::{Arc, LazyLock};
 
 /// Bytes of an expression.
 const MAX_LENGTH: usize = 4096;
-/// Brackets within brackets, for the parsers.
+/// Brackets within brackets, for the parser.
 const MAX_BRACKETS: u16 = 32;
 /// Bytes of a compiled pattern.
 const MAX_PATTERN: usize = 1 << 20;
@@ -43,15 +43,9 @@ impl Expression {
             return Err(ConfigError::new(format!("the expression is longer than {MAX_LENGTH} bytes"))
                 .help("split it over several filters: each of them must allow the request"));
         }
-        // This parser stops at a depth, and so goes first. It does not say where in the text a node was, which the other does.
-        let shape = PrattParser::new().max_recursion_depth(MAX_BRACKETS).parse(source).map_err(|errors| syntax(&errors))?;
-        expression_check::check_size(&shape).map_err(|problem| ConfigError::new(problem.message))?;
-        let (root, places) = Parser::new()
-            .max_recursion_depth(MAX_BRACKETS.saturating_mul(2))
-            .parse_with_source_info(source)
-            .map_err(|errors| syntax(&errors))?;
+        let root = parse(source).map_err(|errors| syntax(&errors))?;
         let located = |problem: Problem| {
-            let error = ConfigError::new(format!("{}{}", problem.message, place(source, &places, problem.node)));
+            let error = ConfigError::new(format!("{}{}", problem.message, place(source, problem.node)));
             match problem.help {
                 Some(help) => error.help(help),
                 None => error,
@@ -138,10 +132,18 @@ fn syntax(errors: &ParseErrors) -> ConfigError {
     }
 }
 
+/// Of the library's two parsers, the one that needs little stack for what is nested, and stops at a depth.
+fn parse(source: &str) -> Result<IdedExpr, ParseErrors> {
+    PrattParser::new().max_recursion_depth(MAX_BRACKETS).parse(source)
+}
+
 /// `, at line 1, column 9 of the expression`
-fn place(source: &str, places: &SourceInfo, node: u64) -> String {
-    let Some((start, _)) = places.offset_for(node) else { return String::new() };
-    let before: String = source.chars().take(start as usize).collect();
+fn place(source: &str, node: u64) -> String {
+    // The parser tells where its nodes were only when it fails. The same text with one bracket too many fails after all of
+    // its nodes got the same numbers. The line break ends a comment.
+    let Err(errors) = parse(&format!("{source}\n)")) else { return String::new() };
+    let start = errors.errors.iter().find_map(|error| error.source_info.as_ref()?.offset_for(node));
+    let Some(before) = start.and_then(|(start, _)| source.get(..start as usize)) else { return String::new() };
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
     format!(", at line {line}, column {column} of the expression")

@@ -136,10 +136,6 @@ impl Names {
         self.all
     }
 
-    pub(crate) fn some(&self) -> impl Iterator<Item = &str> {
-        self.some.iter().map(String::as_str)
-    }
-
     pub(crate) fn has(&self, name: &str) -> bool {
         self.all || self.some.contains(name)
     }
@@ -238,7 +234,9 @@ impl Checker {
                 LiteralValue::Double(_) => Ok(Type::Double),
                 LiteralValue::String(_) => Ok(Type::Text),
                 LiteralValue::Null => Ok(Type::Null),
-                LiteralValue::Bytes(_) => Err(Problem::new(node.id, "nothing here is compared with bytes").help("leave the `b` out")),
+                LiteralValue::Bytes(_) => {
+                    Err(Problem::new(node.id, "nothing here is compared with bytes").help("leave the `b` out"))
+                }
             },
             Expr::Ident(name) => self.variable(node.id, name),
             Expr::Select(select) => self.select(node.id, select),
@@ -251,7 +249,9 @@ impl Checker {
             }
             Expr::Call(call) => self.call(node.id, call),
             Expr::Comprehension(comprehension) => self.comprehension(node.id, comprehension),
-            Expr::Map(_) => Err(Problem::new(node.id, "a map cannot be written here").help("compare with a list, or with values")),
+            Expr::Map(_) => {
+                Err(Problem::new(node.id, "a map cannot be written here").help("compare with a list, or with values"))
+            }
             Expr::Struct(_) | Expr::Unspecified => Err(Problem::new(node.id, "there are no messages to make here")),
         }
     }
@@ -274,7 +274,10 @@ impl Checker {
             let problem = Problem::new(node, format!("unknown variable `{name}`"));
             return Err(match closest(name, &names) {
                 Some(meant) => problem.help(format!("did you mean `{meant}`?")),
-                None => problem.help(format!("known: {}; a name with `-` is written in brackets: request.headers[\"x-env\"]", names.join(", "))),
+                None => problem.help(format!(
+                    "known: {}; a name with `-` is written in brackets: request.headers[\"x-env\"]",
+                    names.join(", ")
+                )),
             });
         };
         self.reads.names.insert(("", *name));
@@ -296,8 +299,9 @@ impl Checker {
                     });
                 };
                 if select.test {
-                    return Err(Problem::new(node, format!("`{}.{member}` is always there", record.name))
-                        .help("compare it with null"));
+                    return Err(
+                        Problem::new(node, format!("`{}.{member}` is always there", record.name)).help("compare it with null")
+                    );
                 }
                 self.reads.names.insert((record.name, *member));
                 // Whatever else is done with a map, it may be to read any entry of it.
@@ -370,7 +374,9 @@ impl Checker {
             }
             (operators::NEGATE, [a @ (Type::Int | Type::Double | Type::Any)]) => Ok(*a),
             ("size", [Type::Text | Type::List(_) | Type::Map(_) | Type::Any]) => Ok(Type::Int),
-            ("contains" | "startsWith" | "endsWith", [a, b]) if call.target.is_some() && is_text(a) && is_text(b) => Ok(Type::Bool),
+            ("contains" | "startsWith" | "endsWith", [a, b]) if call.target.is_some() && is_text(a) && is_text(b) => {
+                Ok(Type::Bool)
+            }
             ("matches", [a, _]) if call.target.is_some() && is_text(a) => match call.args.first().map(|arg| &arg.expr) {
                 Some(Expr::Literal(LiteralValue::String(pattern))) => {
                     self.reads.patterns.insert(pattern.inner().to_owned());
@@ -416,9 +422,10 @@ impl Checker {
         match self.value(container)? {
             Type::Any => Ok(Type::Bool),
             Type::List(of) if same(item_type, *of) => Ok(Type::Bool),
-            Type::List(of) => {
-                Err(Problem::new(node, format!("{} is never in a list whose items are each {}", describe(item_type), describe(*of))))
-            }
+            Type::List(of) => Err(Problem::new(
+                node,
+                format!("{} is never in a list whose items are each {}", describe(item_type), describe(*of)),
+            )),
             Type::Map(_) if is_text(&item_type) => Ok(Type::Bool),
             other => Err(Problem::new(node, misused(operators::IN, &[item_type, other]))
                 .help("to look for a text within a text, write `text.contains(part)`")),
@@ -441,7 +448,9 @@ impl Checker {
     /// `exists`, `all` and `exists_one`, as the parser has expanded them.
     fn comprehension(&mut self, node: u64, comprehension: &ComprehensionExpr) -> Result<Type, Problem> {
         if self.item.is_some() {
-            return Err(Problem::new(node, "a loop within a loop").help("its cost would grow with the square of what a client sends"));
+            return Err(
+                Problem::new(node, "a loop within a loop").help("its cost would grow with the square of what a client sends")
+            );
         }
         // `map` and `filter` collect into a list; the others into a truth or a count.
         let body = match (&comprehension.accu_init.expr, &comprehension.loop_step.expr) {
@@ -479,7 +488,9 @@ impl Checker {
 fn check_header(node: u64, name: &str) -> Result<(), Problem> {
     if name.bytes().any(|b| b.is_ascii_uppercase()) {
         let lower = name.to_ascii_lowercase();
-        return Err(Problem::new(node, format!("no header is named `{name}` here")).help(format!("names are lower-case: `{lower}`")));
+        return Err(
+            Problem::new(node, format!("no header is named `{name}` here")).help(format!("names are lower-case: `{lower}`"))
+        );
     }
     if HIDDEN_HEADERS.contains(&name) {
         return Err(Problem::new(node, format!("an expression cannot read `{name}`"))
