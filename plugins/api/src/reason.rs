@@ -107,7 +107,7 @@ reasons! {
     API_KEY_EXPIRED = "api_key.expired", 401, "The API key is known, but past its `expires`.", "Issue a new key.";
     ISSUER_UNAVAILABLE = "issuer.unavailable", 503, "The issuer's keys are needed and cannot be had: it never answered, or its last keys are older than allowed.", "Check the issuer and the way to it; see portcullis_issuer_keys_age_seconds.";
     IDENTITY_MISSING = "identity.missing", 403, "A header or key that must come from a verified identity has no value.", "Put an authenticating filter before, or make the header optional.";
-    AUTHORIZE_DENIED = "authorize.denied", 403, "The caller is known but the route's rule does not allow this request.", "Compare the rule with the principal.";
+    AUTHORIZE_DENIED = "authorize.denied", 403, "The route's rule does not allow this request; 401 instead of 403 if the rule asks who is calling and nobody is known.", "Compare the rule with the principal.";
     RATE_EXCEEDED = "rate.exceeded", 429, "The caller has used up its rate.", "Wait for `Retry-After` seconds.";
     CORS_DENIED = "cors.denied", 403, "The preflight asks for an origin, method or header that the route does not allow.", "Add it to the route's cors filter, if it should be allowed.";
     REQUEST_AMBIGUOUS = "request.ambiguous", 400, "Two HTTP parsers could read this request differently, or it is not HTTP.", "The `observed` field names the offending part; the client or a proxy before this one is at fault.";

@@ -21,8 +21,8 @@
 //! for nothing else. A shorter one is refused even if its hash is in the file.
 //!
 //! The key is taken from one place, exactly one time. It is taken out of the request, unless `forward` says otherwise, and
-//! stands in no log, error or decision. The caller becomes the principal: method `api_key`, subject `owner/id`, client id
-//! the owner, claims `owner` and `key_id`.
+//! stands in no log, error or decision. The caller becomes the principal, in place of one that an earlier filter set:
+//! method `api_key`, subject `owner/id`, client id the owner, claims `owner` and `key_id`.
 //!
 //! A key in the query (`query: api_key` instead of `header`) ends up in the history of browsers and the logs of other
 //! machines: for clients that cannot send a header. Its name must be one by which logs, the gateway's own among them, know

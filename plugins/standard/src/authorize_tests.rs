@@ -306,6 +306,8 @@ fn an_expression_has_a_largest_size() {
         let _ = try_build::<Authorize>(&serde_json::to_string(&json!({ "expression": nested })).unwrap());
     }
     assert!(holds(&many("request.path == '/a'", "||", 60), call("/a")), "long, but plain");
+    assert!(holds(&format!("{} > 0", many("1", "+", 37)), call("/")), "as deep as it may be");
+    assert!(holds(&format!("{}1{} != null", "[".repeat(30), "]".repeat(30)), call("/")), "in brackets too");
 }
 
 #[test]
