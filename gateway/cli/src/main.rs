@@ -28,7 +28,7 @@ enum Command {
     /// Show the whole product on this machine, with nothing else installed.
     Demo(command::demo::Arguments),
     /// Say what would happen to one request, and why, without sending it.
-    Explain(command::explain::Arguments),
+    Explain(Box<command::explain::Arguments>),
     /// Print the JSON Schema of the configuration, for editors; or the reference, for people.
     Schema(command::schema::Arguments),
     /// Print the version.
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => command::run::run(arguments),
         Command::Check(arguments) => command::check::run(arguments),
         Command::Demo(arguments) => command::demo::run(arguments),
-        Command::Explain(arguments) => command::explain::run(arguments),
+        Command::Explain(arguments) => command::explain::run(*arguments),
         Command::Schema(arguments) => command::schema::run(arguments),
         Command::Version(arguments) => command::version::run(arguments),
     }

@@ -13,11 +13,11 @@ use crate::normalise::{self, BodyLength, Refusal};
 use crate::refusals;
 use crate::rescue;
 use bytes::BytesMut;
-use pingora_core::apps::HttpServerApp;
-use pingora_core::protocols::http::ServerSession;
-use pingora_core::protocols::http::v2::server::{self as http2, H2Accept, HttpSession as Http2Session};
-use pingora_core::protocols::raw_connect::ProxyDigest;
-use pingora_core::protocols::{Digest, GetSocketDigest, GetTimingDigest, Stream};
+use pingora::apps::HttpServerApp;
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v2::server::{self as http2, H2Accept, HttpSession as Http2Session};
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::{Digest, GetSocketDigest, GetTimingDigest, Stream};
 use pingora_http::ResponseHeader;
 use pingora_proxy::HttpProxy;
 use portcullis_plugin::{Finding, Scheme, reason};
@@ -85,7 +85,7 @@ impl Serving {
             gate = back;
             // A body that was not read to its end would be taken for a head.
             if !keep_alive || !gate.is_spent() || !client.is_listed() {
-                pingora_core::protocols::Shutdown::shutdown(&mut *gate).await;
+                pingora::protocols::Shutdown::shutdown(&mut *gate).await;
                 return;
             }
         }
@@ -107,7 +107,7 @@ impl Serving {
             match first {
                 Ok(Ok(1..)) => {}
                 _ => {
-                    pingora_core::protocols::Shutdown::shutdown(gate).await;
+                    pingora::protocols::Shutdown::shutdown(gate).await;
                     return None;
                 }
             }
@@ -141,7 +141,8 @@ impl Serving {
                 }
             }
         };
-        let response = rescue::raw_reply(&refusals::refuse(&snapshot, &plan, &client.connection, &refusal));
+        let sketch = refusals::Sketch::http1(gate.buffered());
+        let response = rescue::raw_reply(&refusals::refuse(&snapshot, &plan, &client.connection, &refusal, sketch));
         let write = async {
             gate.write_all(&response).await?;
             gate.flush().await
@@ -149,7 +150,7 @@ impl Serving {
         let sent = timeout_at(Instant::now() + plan.settings.limits.write_timeout.get(), write).await;
         if matches!(sent, Ok(Ok(()))) {
             gate.allow_exact(1);
-            pingora_core::protocols::Shutdown::shutdown(gate).await;
+            pingora::protocols::Shutdown::shutdown(gate).await;
         }
         None
     }
@@ -159,7 +160,7 @@ impl Serving {
         let limits = &plan.settings.limits;
         let (timing, socket) = (gate.get_timing_digest(), gate.get_socket_digest());
         // Pingora passes no context into an HTTP/2 session but the connection's digest: each stream gets one of its own.
-        let digest = |watch: &Arc<BodyWatch>| -> pingora_core::Result<Arc<Digest>> {
+        let digest = |watch: &Arc<BodyWatch>| -> pingora::Result<Arc<Digest>> {
             let stream = Stream2 { client: Arc::clone(&client), watch: Arc::clone(watch) };
             let response = ResponseHeader::build(200, None)?;
             let proxy_digest = Some(Arc::new(ProxyDigest::new(Box::new(response), Some(Box::new(stream)))));
