@@ -54,7 +54,7 @@ class H2load:
             shape = ["-c", H2_CONNECTIONS, "-m", IN_FLIGHT // H2_CONNECTIONS]
         else:
             shape = ["--h1", "-c", IN_FLIGHT]
-        size = ["-n", max(amount.requests, IN_FLIGHT)] if amount.requests else ["-D", f"{amount.seconds:g}"]
+        size = ["-n", max(amount.requests, IN_FLIGHT)] if amount.requests else ["-D", f"{amount.seconds * 1000:.0f}ms"]
         return self.once(scenario, port, headers, shape + size, folder)
 
     def connections(self, scenario, port, headers, amount, folder) -> Result:

@@ -49,7 +49,7 @@ def arguments():
     parser = argparse.ArgumentParser(prog="benches/compare/run.sh", description=__doc__.splitlines()[0])
     parser.add_argument("--binary", default="", help="the gateway to measure; without it, run.sh builds one")
     parser.add_argument("--rounds", type=number(1), default=5, help="rounds of each scenario (default 5)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="length of one run (default 3)")
+    parser.add_argument("--seconds", type=duration, default=3.0, help="length of one run (default 3)")
     parser.add_argument("--requests", type=number(0), default=0,
                         help="about so many requests a run instead of a time; for a quick look, the figures are coarse")
     parser.add_argument("--only", default="", help="names of scenarios, with commas between (see --list)")
@@ -59,6 +59,13 @@ def arguments():
     parser.add_argument("--docs", type=Path, help="a page whose marked place gets the table, such as docs/performance.md")
     parser.add_argument("--list", action="store_true", help="the scenarios")
     return parser.parse_args()
+
+
+def duration(text: str) -> float:
+    value = float(text)
+    if not 0.1 <= value <= 300:
+        raise argparse.ArgumentTypeError("0.1 to 300")
+    return value
 
 
 def number(least: int):
@@ -148,6 +155,7 @@ def run_scenario(args, place, subjects, load_cpus, notes, told: bool):
                 runs[name].append(run)
                 print(f"compare: {scenario.name} {turn + 1}/{args.rounds} {name}: {report.one_line(run)}", file=sys.stderr)
         peaks = {name: at.child.peak_kib() for name, at in running.items()}
+    notes += report.unlike(scenario.name, runs)
     return {"name": scenario.name, "title": scenario.title, "load": generator.name, "runs": runs, "peak_kib": peaks}
 
 

@@ -1,7 +1,8 @@
 """The proxies under test and the upstream, each with the configuration that does the scenario's job.
 
 All three send on `X-Forwarded-For`, `-Proto` and `-Host` and an identifier of the request, which the client gets too;
-keep connections to the upstream open; and have one worker or thread. Logs are on in the whole chain only.
+keep connections to the upstream open; and have one worker or thread. The client's order decides the cipher, so that all
+encrypt alike. Logs are on in the whole chain only.
 """
 
 import json
@@ -227,7 +228,7 @@ global
   nbthread 1
   maxconn 8192
   tune.ssl.default-dh-param 2048
-  ssl-default-bind-options ssl-min-ver TLSv1.2
+  ssl-default-bind-options ssl-min-ver TLSv1.2 prefer-client-ciphers
 defaults
   mode http
   timeout connect 2s

@@ -38,6 +38,15 @@ def figures(result: dict) -> dict:
     return out
 
 
+def unlike(name: str, runs: dict) -> list:
+    """A word where proxies agreed on different ciphers: they did not do the same work then."""
+    ciphers = {proxy: sorted({run["tls"] for run in of_one if run["tls"]}) for proxy, of_one in runs.items()}
+    if len(set(map(tuple, filter(None, ciphers.values())))) < 2:
+        return []
+    told = ", ".join(f"{proxy} {' and '.join(used)}" for proxy, used in ciphers.items())
+    return [f"{name}: the ciphers differ: {told}"]
+
+
 def middle(runs: list, key: str):
     values = [run[key] for run in runs if run[key] is not None]
     return median(values) if values else None
@@ -62,7 +71,7 @@ def one_line(run: dict) -> str:
 def markdown(whole: dict) -> str:
     about, lines = whole["about"], []
     amount = f"about {about['requests']} requests" if about["requests"] else f"{about['seconds']:g} s"
-    lines.append(f"{about['date']} · {about['machine']} · {about['rounds']} interleaved rounds of {amount} · {about['in_flight']} requests in flight")
+    lines.append(f"{about['date']} · {about['machine']} · rounds: {about['rounds']}, interleaved, each {amount} · {about['in_flight']} requests in flight")
     lines.append("")
     lines.append(" · ".join(f"{name} {version}" if name not in version.lower() else version for name, version in about["versions"].items()))
     lines += ["", "| scenario | to nginx | to HAProxy |", "|---|---|---|"]

@@ -74,6 +74,12 @@ class Figures(unittest.TestCase):
                 self.assertIsNone(out["nginx"]["ratio_median"])
                 self.assertTrue(report.failed({"scenarios": [{"figures": out}]}))
 
+    def test_different_ciphers_are_told(self):
+        one, other = run() | {"tls": "TLSv1.3 A"}, run() | {"tls": "TLSv1.3 B"}
+        self.assertEqual(report.unlike("tls", {"gateway": [one], "nginx": [one]}), [])
+        self.assertEqual(report.unlike("plain", {"gateway": [run()], "nginx": [run()]}), [])
+        self.assertIn("nginx TLSv1.3 B", report.unlike("tls", {"gateway": [one], "nginx": [other]})[0])
+
     def test_the_table_goes_between_its_marks_and_nowhere_else(self):
         with tempfile.TemporaryDirectory() as folder:
             page = Path(folder) / "page.md"

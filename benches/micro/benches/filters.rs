@@ -34,7 +34,9 @@ fn ip_allow_of(env: &TestEnv, count: usize) -> IpAllow {
 fn ip_allow(bencher: Bencher, count: usize) {
     let filter = ip_allow_of(&TestEnv::new().expect("a folder"), count);
     let mut calls: Vec<_> = (0..256)
-        .map(|turn| request("GET", "http://api.bench.test/").client_ip(&address_in(turn * 7919 % count)).build().expect("a request"))
+        .map(|turn| {
+            request("GET", "http://api.bench.test/").client_ip(&address_in(turn * 7919 % count)).build().expect("a request")
+        })
         .collect();
     let mut turn = 0;
     bencher.bench_local(|| {

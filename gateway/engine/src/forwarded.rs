@@ -77,11 +77,12 @@ fn forwarded_address(entry: &str) -> Option<IpAddr> {
     address.or_else(bare).map(|address: IpAddr| address.to_canonical())
 }
 
-/// Names under which clients and proxies describe the way of a request, underscore spellings included. From a peer that
+/// Names under which clients and proxies describe the way of a request, spellings with other punctuation included. From a peer that
 /// is not trusted all of them go; from a trusted one only those that this gateway writes anew, and look-alikes.
 fn is_forwarding(name: &str, trusted: bool) -> bool {
-    let folded: String = name.bytes().map(|b| if b == b'_' { '-' } else { b.to_ascii_lowercase() as char }).collect();
-    let look_alike = name.contains('_');
+    let folded: String =
+        name.bytes().map(|b| if b.is_ascii_alphanumeric() { b.to_ascii_lowercase() as char } else { '-' }).collect();
+    let look_alike = name.bytes().any(|b| !b.is_ascii_alphanumeric() && b != b'-');
     match folded.as_str() {
         "x-forwarded-for" | "x-forwarded-proto" | "x-forwarded-host" | "x-decision-id" => true,
         "forwarded"
@@ -150,6 +151,7 @@ mod tests {
         let mut head = request(&[
             ("X-Forwarded-For", "127.0.0.1"),
             ("x_forwarded_for", "127.0.0.1"),
+            ("X.Forwarded.For", "127.0.0.1"),
             ("X-Forwarded-Prefix", "/admin"),
             ("Forwarded", "for=127.0.0.1"),
             ("X-Forwarded-Proto", "https"),

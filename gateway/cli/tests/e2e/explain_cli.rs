@@ -120,7 +120,7 @@ fn a_refused_request_is_1_and_says_what_was_expected_and_what_was_observed() {
     let at = ["--at", "2026-01-31T12:01:00Z"];
     let cases = [
         (
-            offline.token(|spec| spec.aud("https://other.example.test")),
+            offline.token(|spec| spec.audience("https://other.example.test")),
             401,
             "token.audience.mismatch",
             "https://other.example.test",
@@ -147,7 +147,7 @@ fn a_refused_request_is_1_and_says_what_was_expected_and_what_was_observed() {
         assert_eq!((&answer["pool"], members(&answer["upstream_headers"]).len()), (&Value::Null, 0));
     }
     // Every check that can be made is made: this token is wrong in three ways, and all three are told.
-    let token = offline.token(|spec| spec.aud("https://other.example.test").scope("none").expires_in(10));
+    let token = offline.token(|spec| spec.audience("https://other.example.test").scope("none").expires_in(10));
     let answer = json(offline.orders(&token).args(at), 1);
     let failed = answer["checks"].as_array().unwrap().iter().filter(|check| check["ok"] == false);
     let reasons: Vec<_> = failed.map(|check| check["reason"].as_str().unwrap()).collect();
@@ -267,7 +267,7 @@ fn wrong_usage_is_2_and_says_what_is_wrong() {
     std::fs::write(offline.folder.path().join("edge.yaml"), CONFIG.replace("pool: orders", "pool: order")).unwrap();
     let output = offline.command().args(url).assert().code(2).get_output().clone();
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("edge.yaml:23:11"), "{said}");
+    assert!(said.contains("edge.yaml:21:11"), "{said}");
     std::fs::write(offline.folder.path().join("edge.yaml"), CONFIG).unwrap();
     std::fs::write(offline.folder.path().join("jwks.json"), "<html>").unwrap();
     offline.command().args(url).assert().code(2);

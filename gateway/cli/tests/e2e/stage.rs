@@ -5,7 +5,7 @@ use portcullis::config::inspect::{self, Inspection};
 use portcullis::explain::{Query, explain};
 use portcullis::{Gateway, Handle};
 use portcullis_testkit::pki::{Identity, Pki, client_config};
-use portcullis_testkit::{Client, Provider, Response, Upstream, until};
+use portcullis_testkit::{Alg, Client, Provider, Response, Upstream, until};
 use serde_json::Value;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -39,6 +39,7 @@ pub struct Builder {
     listeners: String,
     watch: bool,
     issuer_down: bool,
+    algs: &'static [Alg],
 }
 
 impl Builder {
@@ -54,6 +55,12 @@ impl Builder {
         self
     }
 
+    /// The issuer has keys for these algorithms only: RSA keys take long to make.
+    pub fn algs(mut self, algs: &'static [Alg]) -> Self {
+        self.algs = algs;
+        self
+    }
+
     /// The issuer is away from the beginning.
     pub fn issuer_down(mut self) -> Self {
         self.issuer_down = true;
@@ -63,7 +70,7 @@ impl Builder {
     /// `config` is everything but listeners, admin, access log and pools.
     pub async fn start(self, config: &str) -> Stage {
         let folder = tempfile::tempdir().unwrap();
-        let provider = Provider::start().await.unwrap();
+        let provider = Provider::builder().algs(self.algs).start().await.unwrap();
         let upstream = Upstream::start().await.unwrap();
         let (servers, clients) = (Pki::named("Servers").unwrap(), Pki::named("Clients").unwrap());
         servers.server(&[HOST, "partners.example.test"]).unwrap().write_to(&folder, "edge").unwrap();
@@ -95,7 +102,7 @@ pub struct Stage {
 
 impl Stage {
     pub fn builder() -> Builder {
-        Builder { listeners: LISTENERS.to_owned(), watch: false, issuer_down: false }
+        Builder { listeners: LISTENERS.to_owned(), watch: false, issuer_down: false, algs: Alg::ALL }
     }
 
     pub async fn start(config: &str) -> Self {
@@ -241,11 +248,6 @@ impl<'a> Call<'a> {
     pub fn over_tls(mut self, certificate: Option<&'a Identity>) -> Self {
         self.https = true;
         self.certificate = certificate;
-        self
-    }
-
-    pub fn method(mut self, method: &'a str) -> Self {
-        self.method = method;
         self
     }
 

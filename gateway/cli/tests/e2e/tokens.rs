@@ -49,12 +49,12 @@ async fn every_listed_algorithm_is_accepted() {
     let stage = Stage::start(CONFIG).await;
     let inspection = stage.inspect();
     for alg in Alg::ALL {
-        let token = stage.provider.issue(&good().alg(*alg).sub(alg.as_str())).unwrap();
+        let token = stage.provider.issue(&good().alg(*alg).subject(alg.as_str())).unwrap();
         let judged = stage.judge_by(&inspection, &Call::get("/orders/1").bearer(&token)).await;
         judged.allowed(200);
         let seen = stage.upstream.last().unwrap();
         assert_eq!(seen.header_all("x-user"), [alg.as_str()]);
-        assert_eq!(seen.header_all("x-scope"), ["orders:read,orders:write"]);
+        assert_eq!(seen.header_all("x-scope"), ["orders:read orders:write"]);
         assert_eq!(seen.header_all("authorization"), Vec::<String>::new());
         assert_eq!(judged.explanation["upstream_headers"]["x-user"], alg.as_str());
         let principal = &judged.line["principal"];
@@ -124,7 +124,7 @@ async fn a_refusal_has_a_challenge_that_says_no_more_than_rfc_6750_asks_for() {
         (Call::get("/orders/1").bearer("not.a.token"), 401, "token.malformed", invalid(here)),
         (bearer(good().expires_in(-41)), 401, "token.expired", invalid("The token has expired")),
         (bearer(good().not_before_in(3600)), 401, "token.not_yet_valid", invalid(here)),
-        (bearer(good().aud("https://other.example")), 401, "token.audience.mismatch", invalid(here)),
+        (bearer(good().audience("https://other.example")), 401, "token.audience.mismatch", invalid(here)),
         (bearer(good().claim("iss", "https://other.example")), 401, "token.issuer.mismatch", invalid(here)),
         (bearer(good().sign_with(SignWith::Foreign)), 401, "token.signature.invalid", invalid(here)),
         (bearer(good().kid("nobody's")), 401, "token.kid.unknown", invalid(here)),
@@ -212,6 +212,15 @@ async fn hole_denied_requests_lack_fields_in_the_log() {
     assert_eq!((&line["route"], &line["verdict"]), (&"orders".into(), &"deny".into()));
     assert_eq!((&line["method"], &line["host"], &line["path"]), (&"GET".into(), &"api.example.test".into(), &"/orders/1".into()));
     assert_eq!((&line["client"], &line["protocol"], &line["attempts"]), (&"127.0.0.1".into(), &"HTTP/1.1".into(), &0.into()));
+    // Also of a request that was refused before it had a route, as far as it can be told.
+    let ambiguous = stage.judge(&Call::get("/orders/..;/1?access_token=sesame").field("Expect", "200-ok")).await;
+    ambiguous.refused(400, "request.ambiguous");
+    let line = &ambiguous.line;
+    assert_eq!(
+        (&line["method"], &line["host"], &line["path"]),
+        (&"GET".into(), &"api.example.test".into(), &"/orders/..;/1".into())
+    );
+    assert!(!line.to_string().contains("sesame"), "{line}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -237,7 +246,7 @@ async fn hole_a_token_without_kid_picks_any_key() {
     // The new key becomes known through a token that names it.
     stage.judge(&Call::get("/orders/1").bearer(&stage.provider.issue(&good()).unwrap())).await.allowed(200);
     for signer in [SignWith::Current, SignWith::Generation(0), SignWith::Foreign] {
-        let token = stage.provider.issue(&anonymous().sign_with(signer).sub("bob")).unwrap();
+        let token = stage.provider.issue(&anonymous().sign_with(signer).subject("bob")).unwrap();
         stage.judge(&Call::get("/orders/1").bearer(&token)).await.refused(401, "token.kid.unknown");
     }
 }
@@ -260,7 +269,6 @@ async fn hole_a_request_with_upgrade_skips_the_filters() {
     let spoofed = [("authorization", bearer.as_str()), ("x-user", "root")];
     let response = client.websocket("api.example.test", "/orders/1", &spoofed).await.unwrap();
     assert_eq!(response.status, 101);
-    assert_eq!(client.echo("hello").await.unwrap(), "hello");
     let seen = stage.upstream.last().unwrap();
     assert_eq!(seen.header_all("x-user"), ["alice"]);
     assert_eq!(seen.header_all("authorization"), Vec::<String>::new());

@@ -141,7 +141,8 @@ impl Serving {
                 }
             }
         };
-        let response = rescue::raw_reply(&refusals::refuse(&snapshot, &plan, &client.connection, &refusal));
+        let sketch = refusals::Sketch::http1(gate.buffered());
+        let response = rescue::raw_reply(&refusals::refuse(&snapshot, &plan, &client.connection, &refusal, sketch));
         let write = async {
             gate.write_all(&response).await?;
             gate.flush().await

@@ -9,7 +9,7 @@ use crate::connection::Client;
 use crate::exchange::{Next, Run};
 use crate::normalise::{self, BodyLength, Framing};
 use crate::pool::{BackendOutcome, Pool, Selected};
-use crate::refusals::refuse;
+use crate::refusals::{Sketch, refuse};
 use crate::rescue::Cause;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -514,6 +514,9 @@ fn read_http2(session: &mut Session) -> std::result::Result<Inbound, Reply> {
             }
             Ok(Inbound { client, watch: Some(watch), snapshot, plan, request, framing })
         }
-        Err(refusal) => Err(refuse(&snapshot, &plan, &client.connection, &refusal)),
+        Err(refusal) => {
+            let sketch = Sketch::new(method.as_bytes(), authority.unwrap_or_default().as_bytes(), path.as_bytes(), "HTTP/2");
+            Err(refuse(&snapshot, &plan, &client.connection, &refusal, sketch))
+        }
     }
 }
