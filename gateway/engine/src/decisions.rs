@@ -44,7 +44,7 @@ pub struct Decision {
     pub status: Option<u16>,
     pub reason: Option<&'static str>,
     pub client: IpAddr,
-    /// `None`, as host and path, if the request could not be read.
+    /// `None`, as host and path may be, if the request could not be read.
     pub method: Option<String>,
     pub host: Option<String>,
     pub path: Option<String>,

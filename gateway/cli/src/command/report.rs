@@ -164,12 +164,13 @@ impl Report {
 impl Made {
     fn render(&self, out: &mut String) {
         line(out, 2, &format!("decision {} at {}", self.decision_id, self.time));
-        let request = match (&self.method, &self.host, &self.path) {
-            (Some(method), Some(host), Some(path)) => {
+        let request = match &self.method {
+            Some(method) => {
+                let text = |part: &Option<String>| part.clone().unwrap_or_default();
                 let query = self.query.as_ref().map_or(String::new(), |query| format!("?{query}"));
-                format!("{method} {host}{path}{query}")
+                format!("{method} {}{}{query}", text(&self.host), text(&self.path))
             }
-            _ => "a request that could not be read".to_owned(),
+            None => "a request that could not be read".to_owned(),
         };
         line(out, 2, &format!("{request}, from {}", self.client));
         if let Some(Principal { sub, issuer, method }) = &self.principal {
