@@ -14,6 +14,7 @@ use crate::rescue::Cause;
 use async_trait::async_trait;
 use bytes::Bytes;
 use pingora_core::protocols::Digest;
+use pingora_core::protocols::http::ServerSession as HttpSession;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -55,6 +56,8 @@ pub struct Context {
     deadline: Option<Instant>,
     decided: Option<Reply>,
     responded: bool,
+    /// A reply of our own has been written in full where Pingora will drop the connection.
+    answered: bool,
     watch: Option<Arc<BodyWatch>>,
 }
 
@@ -291,6 +294,9 @@ impl ProxyHttp for Driver {
         let head = convert::read_response(response)?;
         if let Err(refusal) = normalise::response(head.status(), head.headers().iter()) {
             tracing::warn!(observed = refusal.finding.observed, "the response of the backend is ambiguous");
+            if let Some(selected) = context.selected.take() {
+                selected.record(BackendOutcome::Invalid);
+            }
             return context.decide(Cause::UpstreamInvalid);
         }
         Ok(())
@@ -304,6 +310,7 @@ impl ProxyHttp for Driver {
             session.set_keepalive(None);
         }
         let mut head = convert::read_response(response)?;
+        convert::strip_hop_fields(&mut head);
         let run = context.run()?;
         if let Some(reply) = run.response(&mut head) {
             context.decided = Some(reply);
@@ -311,11 +318,17 @@ impl ProxyHttp for Driver {
         }
         let streamed = run.rewrites_response_body();
         convert::write_response(&head, response)?;
+        let http10 = session.req_header().version == http::Version::HTTP_10;
         if streamed
             && response.remove_header("content-length").is_some()
             && session.req_header().version == http::Version::HTTP_11
         {
             response.insert_header("Transfer-Encoding", "chunked")?;
+        }
+        if http10 && (streamed || response.remove_header("transfer-encoding").is_some()) {
+            // A client of HTTP/1.0 cannot read chunks: its response ends with the connection (RFC 9112, section 6.1).
+            response.remove_header("transfer-encoding");
+            session.set_keepalive(None);
         }
         context.responded = true;
         Ok(())
@@ -381,6 +394,7 @@ impl ProxyHttp for Driver {
         if write(session, &head, body).await.is_err() {
             return nothing;
         }
+        context.answered = true;
         FailToProxy { error_code: status, can_reuse_downstream: false }
     }
 
@@ -403,6 +417,13 @@ impl ProxyHttp for Driver {
                 run.traffic_mut().bytes_out = session.body_bytes_sent() as u64;
             }
             run.finish(status);
+        }
+        if context.answered
+            && let HttpSession::H1(client) = session.as_downstream_mut()
+        {
+            // Pingora lets go of the connection after an error, with the response perhaps still in a buffer, and the
+            // rest of the request unread, which makes the kernel throw the response away.
+            client.shutdown().await;
         }
     }
 }
@@ -456,7 +477,8 @@ fn explain(error: &Error) -> (Cause, BackendOutcome) {
         E::InvalidHTTPHeader | E::H1Error | E::InvalidH2 | E::H2Error => (Cause::UpstreamInvalid, BackendOutcome::Invalid),
         E::ReadError | E::WriteError | E::ConnectionClosed | E::H2Downgrade => (Cause::UpstreamReset, BackendOutcome::Reset),
         E::HTTPStatus(408) => (Cause::RequestTimeout, BackendOutcome::Cancelled),
-        E::Custom("Decided") => (Cause::GatewayFault, BackendOutcome::Reset),
+        // Whatever was decided, a filter or the client's body was the reason: the backend is not to blame.
+        E::Custom("Decided") => (Cause::GatewayFault, BackendOutcome::Cancelled),
         _ if *error.esource() == ErrorSource::Upstream => (Cause::UpstreamReset, BackendOutcome::Reset),
         _ => (Cause::GatewayFault, BackendOutcome::Reset),
     }
