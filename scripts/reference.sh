@@ -10,6 +10,7 @@ if [ "${1:-}" = --check ]; then
   target="$(mktemp -d)"
   trap 'rm -rf "$target"' EXIT
 fi
+mkdir -p "$target"
 "$portcullis" schema json > "$target/portcullis.schema.json"
 "$portcullis" schema reference > "$target/configuration.md"
 "$portcullis" schema reasons > "$target/reasons.md"

@@ -24,6 +24,12 @@ pub struct Gateway;
 impl Gateway {
     /// Starts with the built-in filters; add your own with [`Builder::filter`].
     pub fn builder() -> Builder {
-        Builder::new(portcullis_plugins::table())
+        Builder::new(filters())
     }
+}
+
+/// The built-in filters. With [`config::inspect`] and [`explain`], a program checks and explains its own configurations:
+/// add the filters of its own first.
+pub fn filters() -> plugin::FilterTable {
+    portcullis_plugins::table()
 }

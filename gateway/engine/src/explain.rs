@@ -32,6 +32,8 @@ pub struct Query {
 /// The answer. Serialised, it is what the contract promises.
 #[derive(Debug, Clone, Serialize)]
 pub struct Explanation {
+    /// For people; the contract's JSON has no such member.
+    #[serde(skip)]
     pub listener: String,
     pub route: Option<String>,
     /// `allow`, `deny` or `error`.

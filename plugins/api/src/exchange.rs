@@ -17,7 +17,6 @@ pub struct Finding {
     pub expected: String,
     pub observed: String,
     /// What to do, if that is known.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
 

@@ -50,3 +50,5 @@ pub use verdict::{Denial, FilterError, Reply, Resume, Verdict};
 pub use prometheus;
 /// Derives the part of the JSON Schema and of the reference that describes a filter's configuration.
 pub use schemars;
+/// Reads a filter's configuration; with `#[serde(crate = "…")]` a filter needs no dependency of its own for it.
+pub use serde;

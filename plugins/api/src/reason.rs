@@ -114,7 +114,7 @@ reasons! {
     REQUEST_MISDIRECTED = "request.misdirected", 421, "The request's host does not belong to the TLS name of its connection, and their certificate rules differ.", "The client opens a new connection by itself.";
     REQUEST_UPGRADE_REFUSED = "request.upgrade.refused", 400, "The upgrade asked for is malformed or not supported.", "Only WebSocket over HTTP/1.1 is forwarded.";
     CONNECTION_LIMIT = "connection.limit", 503, "The listener has as many connections as it may.", "Raise `limits.connections`, or add replicas.";
-    ROUTE_NONE = "route.none", 404, "No route matches the request.", "`portcullis explain` says which routes came close.";
+    ROUTE_NONE = "route.none", 404, "No route matches the request.", "`portcullis check` shows what each route matches.";
     METHOD_NOT_ALLOWED = "route.method", 405, "A route matches but for the method.", "Add the method to the route's `methods`.";
     ROUTE_REPLY = "route.reply", 200, "The route itself answers (`respond` or `redirect`).", "Nothing: this is not a refusal.";
     POOL_NO_HEALTHY_BACKEND = "pool.no_healthy_backend", 503, "Every backend of the pool is down.", "See portcullis_backend_up and the health check's last error.";

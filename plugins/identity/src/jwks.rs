@@ -259,3 +259,79 @@ fn fingerprint(kid: Option<&str>, only: Option<Algorithm>, material: &Material) 
     out.iter_mut().zip(context.finish().as_ref()).for_each(|(to, from)| *to = *from);
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::signer::{Signer, b64, jwks, merged};
+    use serde_json::json;
+
+    fn read(keys: &[Value]) -> Result<(usize, Vec<&'static str>), JwksError> {
+        let parsed = parse(jwks(keys).as_bytes(), "https://a.example")?;
+        Ok((parsed.keys.len(), parsed.dropped.iter().map(|key| key.why).collect()))
+    }
+
+    #[test]
+    fn two_different_keys_of_one_name_are_both_dropped_and_the_same_key_twice_is_one() {
+        let (a, b, other) = (Signer::new("same").jwk(), Signer::new("same").jwk(), Signer::new("other").jwk());
+        let why = "several different keys have this kid";
+        assert_eq!(read(&[a.clone(), b, other.clone()]), Ok((1, vec![why, why])));
+        assert_eq!(read(&[a.clone(), a.clone(), other.clone()]), Ok((2, vec![])));
+        // Keys of two kinds may share a name: a token's algorithm tells them apart.
+        assert_eq!(read(&[a, Signer::ed25519("same").jwk(), other]), Ok((3, vec![])));
+    }
+
+    #[test]
+    fn a_key_that_must_not_verify_is_left_out_with_the_reason() {
+        let (ec, rsa) = (Signer::new("a").jwk(), Signer::shared_rsa().jwk());
+        for (base, changes, part) in [
+            (&ec, json!({ "use": "enc" }), "`use`"),
+            (&ec, json!({ "key_ops": ["sign"] }), "`key_ops`"),
+            (&ec, json!({ "alg": "ES384" }), "does not fit"),
+            (&ec, json!({ "alg": "HS256" }), "not a supported"),
+            (&ec, json!({ "d": "AA" }), "private"),
+            (&ec, json!({ "crv": "P-521" }), "curve"),
+            (&ec, json!({ "crv": "secp256k1" }), "curve"),
+            (&ec, json!({ "x": b64([1; 32]) }), "not a point"),
+            (&ec, json!({ "x": b64([1; 33]) }), "too long"),
+            (&ec, json!({ "x": "!" }), "base64url"),
+            (&ec, json!({ "x": null }), "missing"),
+            (&ec, json!({ "kty": "oct", "k": "AAAA" }), "symmetric"),
+            (&ec, json!({ "kty": 1 }), "wrong type"),
+            (&ec, json!({ "issuer": "https://b.example" }), "another issuer"),
+            (&rsa, json!({ "n": b64([0xc1; 128]) }), "2048"),
+            (&rsa, json!({ "n": b64([0xc1; 1025]) }), "8192"),
+            (&rsa, json!({ "e": "AQ" }), "exponent"),
+            (&rsa, json!({ "e": "AAAA" }), "exponent"),
+            (&rsa, json!({ "e": "AQAC" }), "exponent"),
+            (&rsa, json!({ "e": "AQAAAAAB" }), "exponent"),
+        ] {
+            let good = Signer::new("good").jwk();
+            let (count, dropped) = read(&[merged(base.clone(), &changes), good]).unwrap();
+            assert!(count == 1 && dropped.len() == 1 && dropped[0].contains(part), "{changes}: {dropped:?}");
+        }
+    }
+
+    #[test]
+    fn dropped_leading_zeros_of_a_coordinate_are_put_back() {
+        // One key in 128 has one; make keys until it comes.
+        let (signer, x) = (0..100_000)
+            .map(|_| Signer::new("a"))
+            .map(|signer| (jose::base64url(signer.jwk()["x"].as_str().unwrap()).unwrap(), signer))
+            .find_map(|(x, signer)| (x[0] == 0).then_some((signer, x)))
+            .unwrap();
+        let short = merged(signer.jwk(), &json!({ "x": b64(&x[1..]) }));
+        let parsed = parse(jwks(&[short]).as_bytes(), "").unwrap();
+        assert!(parsed.keys[0].verify(Algorithm::Es256, b"m", &signer.sign("ES256", b"m")));
+    }
+
+    #[test]
+    fn a_set_without_usable_keys_is_none() {
+        for text in
+            ["", "[]", "{}", r#"{"keys":{}}"#, r#"{"keys":[]}"#, r#"{"keys":[1]}"#, r#"{"keys":[{"kty":"oct","k":"AA"}]}"#]
+        {
+            assert!(parse(text.as_bytes(), "").is_err(), "{text}");
+        }
+        assert_eq!(parse(jwks(&vec![json!({}); MOST_KEYS + 1]).as_bytes(), "").err(), Some(JwksError::TooMany));
+    }
+}

@@ -62,6 +62,7 @@ pub struct Client {
     reader: Reader<Box<dyn Io>>,
     alpn: Option<Vec<u8>>,
     tls_version: Option<rustls::ProtocolVersion>,
+    resumed: bool,
     server_chain: Vec<Vec<u8>>,
     local: SocketAddr,
 }
@@ -105,7 +106,7 @@ impl Client {
     fn plain(stream: TcpStream) -> Result<Self, Error> {
         let local = stream.local_addr().map_err(Error::io("local address"))?;
         let reader = Reader::new(Box::new(stream) as Box<dyn Io>);
-        Ok(Self { reader, alpn: None, tls_version: None, server_chain: Vec::new(), local })
+        Ok(Self { reader, alpn: None, tls_version: None, resumed: false, server_chain: Vec::new(), local })
     }
 
     async fn tls(mut tcp: TcpStream, prefix: &[u8], name: &str, config: Arc<rustls::ClientConfig>) -> Result<Self, Error> {
@@ -117,8 +118,9 @@ impl Client {
         let (_, session) = stream.get_ref();
         let alpn = session.alpn_protocol().map(<[u8]>::to_vec);
         let tls_version = session.protocol_version();
+        let resumed = session.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
         let server_chain = session.peer_certificates().unwrap_or_default().iter().map(|der| der.to_vec()).collect();
-        Ok(Self { reader: Reader::new(Box::new(stream) as Box<dyn Io>), alpn, tls_version, server_chain, local })
+        Ok(Self { reader: Reader::new(Box::new(stream) as Box<dyn Io>), alpn, tls_version, resumed, server_chain, local })
     }
 
     /// The protocol agreed on in the TLS handshake.
@@ -128,6 +130,11 @@ impl Client {
 
     pub fn tls_version(&self) -> Option<rustls::ProtocolVersion> {
         self.tls_version
+    }
+
+    /// Whether the handshake resumed an earlier session.
+    pub fn resumed(&self) -> bool {
+        self.resumed
     }
 
     /// The chain the server presented, leaf first, DER.

@@ -61,7 +61,7 @@ pub struct Record<'a> {
     /// Backends tried.
     pub attempts: u32,
     pub duration: Duration,
-    /// From the choice of a backend to the end of its response.
+    /// From the choice of the backend that answered to the head of its response.
     pub upstream: Option<Duration>,
     /// Of the request's body.
     pub bytes_in: u64,

@@ -11,14 +11,14 @@ use super::pingora::{Driver, Inbound};
 use crate::connection::Client;
 use crate::http1::{self, Parsed};
 use crate::normalise::{self, BodyLength, Refusal};
-use crate::refusals;
+use crate::refusals::{self, Sketch};
 use crate::rescue;
 use bytes::BytesMut;
-use pingora_core::apps::HttpServerApp;
-use pingora_core::protocols::http::ServerSession;
-use pingora_core::protocols::http::v2::server::{self as http2, H2Accept, HttpSession as Http2Session};
-use pingora_core::protocols::raw_connect::ProxyDigest;
-use pingora_core::protocols::{Digest, GetSocketDigest, GetTimingDigest, Stream};
+use pingora::apps::HttpServerApp;
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v2::server::{self as http2, H2Accept, HttpSession as Http2Session};
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::{Digest, GetSocketDigest, GetTimingDigest, Stream};
 use pingora_http::ResponseHeader;
 use pingora_proxy::HttpProxy;
 use portcullis_plugin::{Finding, ResponseHead, Scheme, reason};
@@ -86,7 +86,7 @@ impl Serving {
             gate = back;
             // A body that was not read to its end would be taken for a head.
             if !keep_alive || !gate.is_spent() || !client.is_listed() {
-                pingora_core::protocols::Shutdown::shutdown(&mut *gate).await;
+                pingora::protocols::Shutdown::shutdown(&mut *gate).await;
                 return;
             }
         }
@@ -108,7 +108,7 @@ impl Serving {
             match first {
                 Ok(Ok(1..)) => {}
                 _ => {
-                    pingora_core::protocols::Shutdown::shutdown(gate).await;
+                    pingora::protocols::Shutdown::shutdown(gate).await;
                     return None;
                 }
             }
@@ -142,7 +142,8 @@ impl Serving {
                 }
             }
         };
-        let response = rescue::raw_reply(&refusals::refuse(&snapshot, &plan, &client.connection, &refusal));
+        let sketch = refusals::Sketch::http1(gate.buffered());
+        let response = rescue::raw_reply(&refusals::refuse(&snapshot, &plan, &client.connection, &refusal, sketch));
         let write = async {
             gate.write_all(&response).await?;
             gate.flush().await
@@ -150,7 +151,7 @@ impl Serving {
         let sent = timeout_at(Instant::now() + plan.settings.limits.write_timeout.get(), write).await;
         if matches!(sent, Ok(Ok(()))) {
             gate.allow_exact(1);
-            pingora_core::protocols::Shutdown::shutdown(gate).await;
+            pingora::protocols::Shutdown::shutdown(gate).await;
         }
         None
     }
@@ -160,7 +161,7 @@ impl Serving {
         let limits = &plan.settings.limits;
         let (timing, socket) = (gate.get_timing_digest(), gate.get_socket_digest());
         // Pingora passes no context into an HTTP/2 session but the connection's digest: each stream gets one of its own.
-        let digest = |watch: &Arc<BodyWatch>| -> pingora_core::Result<Arc<Digest>> {
+        let digest = |watch: &Arc<BodyWatch>| -> pingora::Result<Arc<Digest>> {
             let stream = Stream2 { client: Arc::clone(&client), watch: Arc::clone(watch) };
             let response = ResponseHeader::build(200, None)?;
             let proxy_digest = Some(Arc::new(ProxyDigest::new(Box::new(response), Some(Box::new(stream)))));
@@ -232,7 +233,7 @@ impl Serving {
                     // It has its answer, or its reset, from Pingora: what is left is to count and log it.
                     let (snapshot, plan) = client.current();
                     let refusal = Refusal::ambiguous("a well-formed HTTP/2 request", "a malformed one");
-                    refusals::refuse(&snapshot, &plan, &client.connection, &refusal);
+                    refusals::refuse(&snapshot, &plan, &client.connection, &refusal, Sketch::default());
                     if malformed > MAX_MALFORMED_STREAMS {
                         return;
                     }
@@ -246,7 +247,10 @@ impl Serving {
 /// Answers one stream that is not handed on.
 async fn refuse_stream(mut stream: Http2Session, client: &Client, refusal: &Refusal) {
     let (snapshot, plan) = client.current();
-    let reply = refusals::refuse(&snapshot, &plan, &client.connection, refusal);
+    let head = stream.req_header();
+    let authority = head.uri.authority().map_or("", |authority| authority.as_str());
+    let sketch = Sketch::new(head.method.as_str().as_bytes(), authority.as_bytes(), b"", "HTTP/2");
+    let reply = refusals::refuse(&snapshot, &plan, &client.connection, refusal, sketch);
     let Ok(response) = convert::own_response(&ResponseHead::new(reply.status, reply.headers), &reply.body) else { return };
     stream.set_write_timeout(Some(plan.settings.limits.write_timeout.get()));
     if stream.write_response_header(Box::new(response), false).is_ok() {

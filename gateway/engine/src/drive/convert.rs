@@ -1,7 +1,7 @@
 //! Between our heads and Pingora's. The only place that knows both.
 
 use bytes::Bytes;
-use pingora_core::{Error, ErrorType, Result};
+use pingora::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use portcullis_plugin::{Headers, RequestHead, ResponseHead};
 
@@ -81,6 +81,10 @@ pub fn strip_hop_fields(response: &mut ResponseHead) {
 pub fn write_response(head: &ResponseHead, target: &mut ResponseHeader) -> Result<()> {
     if head.status() != target.status.as_u16() {
         target.set_status(head.status())?;
+    }
+    // RFC 9112, section 2.3: the version is that of whoever sends the message, not of the backend behind it.
+    if target.version < http::Version::HTTP_11 {
+        target.set_version(http::Version::HTTP_11);
     }
     let names: Vec<http::HeaderName> = target.headers.keys().cloned().collect();
     for name in &names {

@@ -9,14 +9,14 @@ use crate::connection::Client;
 use crate::exchange::{Next, Run};
 use crate::normalise::{self, BodyLength, Framing};
 use crate::pool::{BackendOutcome, Pool, Selected};
-use crate::refusals::refuse;
+use crate::refusals::{Sketch, refuse};
 use crate::rescue::Cause;
 use async_trait::async_trait;
 use bytes::Bytes;
-use pingora_core::protocols::Digest;
-use pingora_core::protocols::http::ServerSession as HttpSession;
-use pingora_core::upstreams::peer::HttpPeer;
-use pingora_core::{Error, ErrorSource, ErrorType, Result};
+use pingora::protocols::Digest;
+use pingora::protocols::http::ServerSession as HttpSession;
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use portcullis_plugin::{DecisionId, Reply, RequestHead, ResponseHead, Scheme, reason};
@@ -92,7 +92,7 @@ impl ProxyHttp for Driver {
         Context::default()
     }
 
-    fn init_downstream_modules(&self, _: &mut pingora_core::modules::http::HttpModules) {
+    fn init_downstream_modules(&self, _: &mut pingora::modules::http::HttpModules) {
         // None: they are fixed at start and know neither route nor configuration.
     }
 
@@ -362,6 +362,11 @@ impl ProxyHttp for Driver {
         Ok(())
     }
 
+    fn request_summary(&self, _: &Session, context: &Context) -> String {
+        // Pingora's own has the path and the query, which may hold secrets; the access log has them, redacted.
+        context.run.as_ref().map_or_else(String::new, |run| format!("decision {}", run.exchange().decision_id()))
+    }
+
     fn suppress_error_log(&self, _: &Session, _: &Context, _: &Error) -> bool {
         // Every failure has its line in the access log, with a reason code.
         true
@@ -531,6 +536,9 @@ fn read_http2(session: &mut Session) -> std::result::Result<Inbound, Reply> {
             }
             Ok(Inbound { client, watch: Some(watch), snapshot, plan, request, framing })
         }
-        Err(refusal) => Err(refuse(&snapshot, &plan, &client.connection, &refusal)),
+        Err(refusal) => {
+            let sketch = Sketch::new(method.as_bytes(), authority.unwrap_or_default().as_bytes(), path.as_bytes(), "HTTP/2");
+            Err(refuse(&snapshot, &plan, &client.connection, &refusal, sketch))
+        }
     }
 }

@@ -31,7 +31,7 @@ pub use tls::TlsSettings;
 
 use crate::config::raw;
 use limits::Permits;
-use pingora_core::protocols::Stream;
+use pingora::protocols::Stream;
 use portcullis_plugin::units::Network;
 use portcullis_plugin::{CertificateStatus, Connection};
 use refusal::Refusal;

@@ -5,10 +5,10 @@
 
 use async_trait::async_trait;
 use bytes::{Buf, Bytes};
-use pingora_core::protocols::l4::socket::SocketAddr as PingoraAddr;
-use pingora_core::protocols::raw_connect::ProxyDigest;
-use pingora_core::protocols::tls::SslDigest;
-use pingora_core::protocols::{
+use pingora::protocols::l4::socket::SocketAddr as PingoraAddr;
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::tls::SslDigest;
+use pingora::protocols::{
     ALPN, Digest, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
     UniqueID, UniqueIDType,
 };
@@ -294,7 +294,7 @@ impl fmt::Debug for ClientStream {
 ///
 /// # Errors
 /// None in practice: Pingora makes the place for it out of an HTTP response head, which could fail.
-pub fn attach<T: Any + Send + Sync>(stream: &mut Stream, value: T) -> pingora_core::Result<()> {
+pub fn attach<T: Any + Send + Sync>(stream: &mut Stream, value: T) -> pingora::Result<()> {
     let response = Box::new(ResponseHeader::build(200, None)?);
     stream.set_proxy_digest(ProxyDigest::new(response, Some(Box::new(value))));
     Ok(())
@@ -338,7 +338,7 @@ mod tests {
     async fn pingora_does_not_wait_for_a_preface_that_never_comes() {
         let (_client, socket) = pair(LONG).await;
         let stream = ClientStream::plain(socket, Bytes::new()).http2(soon());
-        assert!(pingora_core::protocols::http::v2::server::handshake(Box::new(stream), None).await.is_err());
+        assert!(pingora::protocols::http::v2::server::handshake(Box::new(stream), None).await.is_err());
     }
 
     #[tokio::test]
@@ -350,7 +350,7 @@ mod tests {
                 .addresses(source, "127.0.0.1:80".parse().unwrap()),
         );
         attach(&mut stream, "context").unwrap();
-        let mut session = pingora_core::protocols::http::ServerSession::new_http1(stream);
+        let mut session = pingora::protocols::http::ServerSession::new_http1(stream);
         assert!(session.read_request().await.unwrap());
         assert_eq!(session.req_header().uri.path(), "/a");
         assert_eq!(session.client_addr(), Some(&PingoraAddr::Inet(source)));

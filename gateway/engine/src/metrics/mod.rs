@@ -190,7 +190,7 @@ impl Families {
                 r,
                 "portcullis_requests_total",
                 &["listener", "route", "status"],
-                "Requests that had a route, by the status the client got.",
+                "Requests, by the status the client got. The route is empty if none matched or the request was malformed.",
             )?,
             request_duration: family(
                 r,
@@ -202,7 +202,7 @@ impl Families {
                 r,
                 "portcullis_upstream_duration_seconds",
                 &["pool"],
-                "From the choice of a backend to the end of its response, retries included.",
+                "From the choice of the backend that answered to the head of its response.",
             )?,
             verdicts: family(
                 r,

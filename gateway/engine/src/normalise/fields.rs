@@ -59,14 +59,15 @@ const MOST_NOMINATED: usize = 16;
 /// The longest name that is known here.
 const LONGEST_KNOWN: usize = 32;
 
-/// The field of that name with `_` read as `-`, and whether it had any.
+/// The field of that name with any punctuation read as `-`, as CGI-like servers do, and whether it had other than `-`.
 fn known(name: &[u8]) -> Option<(Known, bool)> {
     let mut folded = [0u8; LONGEST_KNOWN];
     let folded = folded.get_mut(..name.len())?;
     let mut look_alike = false;
     for (to, from) in folded.iter_mut().zip(name) {
-        look_alike |= *from == b'_';
-        *to = if *from == b'_' { b'-' } else { from.to_ascii_lowercase() };
+        let punctuation = !from.is_ascii_alphanumeric();
+        look_alike |= punctuation && *from != b'-';
+        *to = if punctuation { b'-' } else { from.to_ascii_lowercase() };
     }
     let folded: &[u8] = folded;
     let known = match folded {
@@ -151,7 +152,7 @@ pub(super) fn survey(headers: &Headers, version: Version) -> Result<Survey, Refu
         let Some((known, look_alike)) = known(name.as_bytes()) else { continue };
         if look_alike {
             return Err(Refusal::ambiguous(
-                "`-` and not `_` in the name of a field that servers act upon",
+                "`-` and no other punctuation in the name of a field that servers act upon",
                 shown(name.as_bytes()),
             ));
         }

@@ -3,7 +3,7 @@
 use super::peer::{self, PeerError};
 use crate::metrics::BackendMetrics;
 use parking_lot::Mutex;
-use pingora_core::upstreams::peer::HttpPeer;
+use pingora::upstreams::peer::HttpPeer;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};

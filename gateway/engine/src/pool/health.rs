@@ -10,10 +10,10 @@ use super::settings::{check_authority, positive};
 use super::state::PoolState;
 use crate::config::raw;
 use futures::FutureExt;
-use pingora_core::connectors::TransportConnector;
-use pingora_core::connectors::http::Connector as HttpConnector;
-use pingora_core::protocols::http::client::HttpSession;
-use pingora_core::upstreams::peer::HttpPeer;
+use pingora::connectors::TransportConnector;
+use pingora::connectors::http::Connector as HttpConnector;
+use pingora::protocols::http::client::HttpSession;
+use pingora::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
 use portcullis_plugin::ConfigError;
 use std::fmt;
@@ -191,8 +191,8 @@ enum Failure {
     Error(String),
 }
 
-impl From<Box<pingora_core::Error>> for Failure {
-    fn from(error: Box<pingora_core::Error>) -> Self {
+impl From<Box<pingora::Error>> for Failure {
+    fn from(error: Box<pingora::Error>) -> Self {
         Self::Error(error.to_string())
     }
 }

@@ -7,11 +7,11 @@
 use super::address::{Host, check_name};
 use super::settings::Timeouts;
 use crate::config::raw;
-use pingora_core::protocols::TcpKeepalive;
-use pingora_core::protocols::tls::{ALPN, CaType};
-use pingora_core::tls::load_platform_certs_incl_env_into_store;
-use pingora_core::upstreams::peer::HttpPeer;
-use pingora_core::utils::tls::{CertKey, WrappedX509, parse_x509};
+use pingora::protocols::TcpKeepalive;
+use pingora::protocols::tls::{ALPN, CaType};
+use pingora::tls::load_platform_certs_incl_env_into_store;
+use pingora::upstreams::peer::HttpPeer;
+use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
 use portcullis_plugin::{ConfigError, Env};
 use rustls::RootCertStore;
 use rustls::sign::CertifiedKey;

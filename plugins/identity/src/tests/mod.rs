@@ -8,7 +8,7 @@ mod outage;
 mod provider;
 mod rotation;
 mod shapes;
-mod signer;
+pub(crate) mod signer;
 mod vectors;
 
 use crate::{Issuer, IssuerConfig, Issuers, Verification, VerifiedToken};

@@ -36,7 +36,8 @@ fn nonsense() -> Vec<(&'static str, Answer)> {
         ("symmetric only", Answer::Json(r#"{"keys":[{"kty":"oct","kid":"a","k":"AAAA"}]}"#.into())),
         ("private key", Answer::Json(jwks(&[private]))),
         ("two sets", Answer::Json(r#"{"keys":[],"keys":[]}"#.into())),
-        ("huge", Answer::Huge),
+        // A good set but for its size.
+        ("huge", Answer::Json(jwks(&[Signer::new("huge").jwk()]) + &" ".repeat(crate::fetch::MOST_BYTES))),
         ("redirect", Answer::Redirect("https://keys.example.com/".into())),
         ("hang", Answer::Hang),
     ]

@@ -24,7 +24,6 @@ pub(crate) enum Answer {
     Typed(String, &'static str),
     Status(u16),
     Redirect(String),
-    Huge,
     Hang,
 }
 
@@ -203,7 +202,6 @@ async fn answer(
         }
         Answer::Status(status) => builder.status(status).body(Full::from("<html>oops</html>")),
         Answer::Redirect(to) => builder.status(302).header("location", to).body(Full::default()),
-        Answer::Huge => builder.body(Full::from(vec![b' '; crate::fetch::MOST_BYTES + 1])),
         Answer::Hang => std::future::pending().await,
     }
     .unwrap())

@@ -246,3 +246,24 @@ async fn a_token_without_key_id_needs_a_set_without_choice() {
     let two = super::offline(config(), &jwks(&[a.jwk(), b.jwk()]));
     assert_eq!(verdict(&two, &token).await.unwrap_err(), reason::TOKEN_KID_UNKNOWN);
 }
+
+#[tokio::test]
+async fn a_fetch_that_began_before_the_rotation_is_followed_by_another() {
+    let (old, new) = (Signer::new("old"), Signer::new("new"));
+    let provider = Provider::start(&[&old]).await;
+    let issuer = issuer(&World::default(), &provider).await;
+    verdict(&issuer, &token(&old, &provider)).await.unwrap();
+    provider.close_gate();
+    issuer.store().clock().advance(Duration::from_secs(301));
+    let regular = issuer.store().refresh_if_due(&issuer.settings().pace).unwrap();
+    until("the regular fetch", || provider.key_fetches() == 2).await;
+    // Its answer is already made, with the old key.
+    provider.publish(&[&new]);
+    let new_token = token(&new, &provider);
+    let Verification::Wait(keys) = issuer.verify(&new_token, &mut exchange()) else { panic!("the key is not known yet") };
+    provider.open_gate();
+    keys.await;
+    regular.await;
+    issuer.verify_after_wait(&new_token, &mut exchange()).expect("asked once more");
+    assert_eq!(provider.key_fetches(), 3);
+}

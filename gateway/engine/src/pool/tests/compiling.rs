@@ -101,7 +101,7 @@ fn every_peer_has_its_limits() {
 
 #[test]
 fn the_protocol_decides_what_is_offered_and_an_upgrade_needs_http1() {
-    use pingora_core::protocols::tls::ALPN;
+    use pingora::protocols::tls::ALPN;
     let gateway = Gateway::new();
     gateway.file("ca.pem", &tls::Authority::new("ca").pem());
     for (protocol, tls, offered) in [

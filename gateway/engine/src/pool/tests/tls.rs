@@ -1,6 +1,6 @@
 use super::*;
-use pingora_core::connectors::TransportConnector;
-use pingora_core::protocols::ALPN;
+use pingora::connectors::TransportConnector;
+use pingora::protocols::ALPN;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
@@ -104,7 +104,7 @@ fn config(address: SocketAddr, tls: Value) -> Value {
 }
 
 /// Connects as a request would.
-async fn connect(pool: &Pool, upgrade: bool) -> Result<pingora_core::protocols::Stream, String> {
+async fn connect(pool: &Pool, upgrade: bool) -> Result<pingora::protocols::Stream, String> {
     let peer = select(pool).unwrap().peer(upgrade).unwrap();
     TransportConnector::new(None).new_stream(&peer).await.map_err(|error| error.to_string())
 }

@@ -1,0 +1,338 @@
+"""The proxies under test and the upstream, each with the configuration that does the scenario's job.
+
+All three send on `X-Forwarded-For`, `-Proto` and `-Host` and an identifier of the request, which the client gets too;
+keep connections to the upstream open; and have one worker or thread. The client's order decides the cipher, so that all
+encrypt alike. Logs are on in the whole chain only.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from material import AUDIENCE, ISSUER, SCOPE, Material
+from processes import Child, Children, Failure, free_port
+from scenarios import SCENARIOS, Scenario
+
+SIZES = sorted({scenario.size for scenario in SCENARIOS})
+
+
+@dataclass
+class Running:
+    child: Child
+    port: int
+
+
+@dataclass
+class Place:
+    """What a proxy needs to know to be started for a scenario."""
+
+    scenario: Scenario
+    folder: Path
+    material: Material
+    upstream: int
+    cpus: tuple
+
+
+class Proxy:
+    name = ""
+    program = ""
+
+    def __init__(self, program: str):
+        self.program = program
+
+    def lacks(self, scenario: Scenario) -> str:
+        """Why it cannot take part, or nothing."""
+        return ""
+
+    def start(self, children: Children, place: Place) -> Running:
+        folder = place.folder / self.name
+        folder.mkdir(parents=True)
+        port = free_port()
+        child = children.start(self.name, self.command(place, folder, port), folder, place.cpus)
+        child.wait_for(port)
+        return Running(child, port)
+
+    def command(self, place: Place, folder: Path, port: int) -> list:
+        raise NotImplementedError
+
+    def version(self) -> str:
+        raise NotImplementedError
+
+
+class Gateway(Proxy):
+    name = "gateway"
+    verifies = True
+
+    def version(self) -> str:
+        return output(self.program, "version").splitlines()[0]
+
+    def command(self, place, folder, port):
+        material, scenario = place.material, place.scenario
+        listener = {"name": "edge", "address": f"127.0.0.1:{port}"}
+        if scenario.tls:
+            listener["tls"] = {"certificates": [{"cert": str(material.cert), "key": str(material.key)}]}
+        route = {"name": "bench", "match": {"path": "/"}, "pool": "upstream"}
+        config = {
+            "listeners": [listener],
+            "pools": {"upstream": {"backends": [{"address": f"127.0.0.1:{place.upstream}"}]}},
+            "routes": [route],
+        }
+        if scenario.chain:
+            config |= {
+                "admin": {"address": f"127.0.0.1:{free_port()}"},
+                "access_log": {"path": str(folder / "access.jsonl")},
+                "issuers": {"main": {
+                    "issuer": ISSUER, "audiences": [AUDIENCE], "algorithms": [scenario.token],
+                    "jwks_file": str(material.jwks),
+                }},
+            }
+            route["filters"] = [
+                {"ip_allow": {"list": str(material.cidrs)}},
+                {"oidc": {"issuer": "main", "scopes": [SCOPE]}},
+                {"identity_headers": {"headers": {"x-user": "sub", "x-roles": "roles", "x-client": "client_id"}}},
+            ]
+        # JSON is YAML.
+        path = folder / "portcullis.yaml"
+        path.write_text(json.dumps(config, indent=2))
+        return [self.program, "run", "--config", path, "--threads", "1", "--no-watch"]
+
+
+class Nginx(Proxy):
+    """TLS, address rules, headers and a log in the chain; it has no verification of tokens to offer."""
+
+    name = "nginx"
+    verifies = False
+
+    def version(self) -> str:
+        return output(self.program, "-v").strip().removeprefix("nginx version: ")
+
+    def command(self, place, folder, port):
+        material, scenario = place.material, place.scenario
+        listen = f"listen 127.0.0.1:{port}"
+        tls = ""
+        if scenario.tls:
+            listen += " ssl" + (" http2" if scenario.http2 else "")
+            # Sessions are resumed by nobody in this comparison; tickets as they are by default.
+            tls = f"""
+    ssl_certificate {material.cert};
+    ssl_certificate_key {material.key};
+    ssl_protocols TLSv1.2 TLSv1.3;
+    ssl_session_cache shared:tls:16m;"""
+        chain_http = chain_location = ""
+        log = "access_log off;"
+        if scenario.chain:
+            log = (
+                "log_format json escape=json '{\"time\":\"$time_iso8601\",\"id\":\"$request_id\",\"client\":\"$remote_addr\","
+                "\"method\":\"$request_method\",\"host\":\"$host\",\"path\":\"$uri\",\"status\":$status,"
+                "\"bytes\":$body_bytes_sent,\"duration\":$request_time,\"upstream\":\"$upstream_addr\","
+                "\"upstream_duration\":\"$upstream_response_time\",\"tls\":\"$ssl_protocol\",\"agent\":\"$http_user_agent\"}';"
+                f"\n  access_log {folder}/access.log json buffer=64k flush=1s;"
+            )
+            chain_http = f"geo $allowed {{ default 0; include {material.geo}; }}"
+            chain_location = """
+      if ($allowed = 0) { return 403; }
+      proxy_set_header X-User "";
+      proxy_set_header X-Roles "";
+      proxy_set_header X-Client "";
+      proxy_set_header Authorization "";"""
+        conf = f"""
+worker_processes 1;
+events {{ worker_connections 8192; }}
+http {{
+  {log}
+  {temporary(folder)}
+  server_tokens off;
+  keepalive_requests 1000000000;
+  {chain_http}
+  upstream backend {{ server 127.0.0.1:{place.upstream}; keepalive 512; keepalive_requests 1000000000; }}
+  server {{
+    {listen};{tls}
+    http2_max_requests 1000000000;
+    add_header X-Request-ID $request_id;
+    location / {{{chain_location}
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+      proxy_set_header Host $host;
+      proxy_set_header X-Forwarded-For $remote_addr;
+      proxy_set_header X-Forwarded-Proto $scheme;
+      proxy_set_header X-Forwarded-Host $host;
+      proxy_set_header X-Request-ID $request_id;
+      proxy_pass http://backend;
+    }}
+  }}
+}}
+"""
+        # The directive is gone in later versions, where keepalive_requests counts for HTTP/2 too.
+        if self.number() >= (1, 19, 7):
+            conf = conf.replace("    http2_max_requests 1000000000;\n", "")
+        return nginx_command(self.program, folder, conf)
+
+    def number(self) -> tuple:
+        return numbers(self.version())
+
+
+class Haproxy(Proxy):
+    name = "haproxy"
+
+    def version(self) -> str:
+        return " ".join(output(self.program, "-v").splitlines()[0].split()[:3])
+
+    @property
+    def verifies(self) -> bool:
+        return numbers(self.version()) >= (2, 5)
+
+    def lacks(self, scenario):
+        return "jwt_verify came with HAProxy 2.5" if scenario.chain and not self.verifies else ""
+
+    def command(self, place, folder, port):
+        material, scenario = place.material, place.scenario
+        tls = f" ssl crt {material.bundle} alpn {'h2,' if scenario.http2 else ''}http/1.1" if scenario.tls else ""
+        chain = ""
+        if scenario.chain:
+            public = material.public_keys[scenario.token]
+            # `log` to standard output, which is a file here: one write for each line.
+            chain = f"""
+  log stdout format raw local0
+  log-format '{{"time":"%tr","id":"%ID","client":"%ci","method":"%HM","host":"%[capture.req.hdr(0)]","path":"%HP","status":%ST,"bytes":%B,"duration":%Ta,"backend":"%s","tls":"%sslv","user":"%[var(txn.sub)]"}}'
+  capture request header Host len 64
+  http-request deny deny_status 403 unless {{ src -f {material.cidrs} }}
+  http-request del-header x-user
+  http-request del-header x-roles
+  http-request del-header x-client
+  http-request set-var(txn.bearer) http_auth_bearer
+  http-request set-var(txn.alg) var(txn.bearer),jwt_header_query('$.alg')
+  http-request set-var(txn.iss) var(txn.bearer),jwt_payload_query('$.iss')
+  http-request set-var(txn.aud) var(txn.bearer),jwt_payload_query('$.aud')
+  http-request set-var(txn.exp) var(txn.bearer),jwt_payload_query('$.exp','int')
+  http-request set-var(txn.sub) var(txn.bearer),jwt_payload_query('$.sub')
+  http-request set-var(txn.scope) var(txn.bearer),jwt_payload_query('$.scope')
+  http-request set-var(txn.client) var(txn.bearer),jwt_payload_query('$.client_id')
+  http-request set-var(txn.roles) var(txn.bearer),jwt_payload_query('$.roles')
+  http-request set-var(txn.now) date()
+  http-request deny deny_status 401 unless {{ var(txn.alg) -m str {scenario.token} }}
+  http-request deny deny_status 401 unless {{ var(txn.iss) -m str {ISSUER} }}
+  http-request deny deny_status 401 unless {{ var(txn.aud) -m str {AUDIENCE} }}
+  http-request deny deny_status 401 if {{ var(txn.exp),sub(txn.now) -m int lt 0 }}
+  http-request deny deny_status 401 unless {{ var(txn.bearer),jwt_verify(txn.alg,"{public}") -m int 1 }}
+  http-request deny deny_status 403 unless {{ var(txn.scope) -m reg (^|\\ ){SCOPE}(\\ |$) }}
+  http-request set-header x-user %[var(txn.sub)]
+  http-request set-header x-roles %[var(txn.roles)]
+  http-request set-header x-client %[var(txn.client)]
+  http-request del-header authorization"""
+        conf = f"""
+global
+  nbthread 1
+  maxconn 8192
+  tune.ssl.default-dh-param 2048
+  ssl-default-bind-options ssl-min-ver TLSv1.2 prefer-client-ciphers
+defaults
+  mode http
+  timeout connect 2s
+  timeout client 60s
+  timeout server 30s
+  timeout http-request 10s
+  option http-keep-alive
+  http-reuse always
+frontend edge
+  bind 127.0.0.1:{port}{tls}
+  unique-id-format %[uuid()]
+  unique-id-header x-request-id
+  http-response set-header x-request-id %[unique-id]
+  http-request set-header x-forwarded-for %[src]
+  http-request set-header x-forwarded-proto {"https" if scenario.tls else "http"}
+  http-request set-header x-forwarded-host %[req.hdr(host)]{chain}
+  default_backend upstream
+backend upstream
+  server one 127.0.0.1:{place.upstream}
+"""
+        path = folder / "haproxy.cfg"
+        path.write_text(conf)
+        # In the foreground, without a master: one process.
+        return [self.program, "-db", "-f", path]
+
+
+def upstream(children: Children, folder: Path, gateway: str, cpus) -> tuple:
+    """What all of them forward to: nginx with files, or the gateway's own answers. Gives the port and which it is."""
+    folder.mkdir(parents=True)
+    port = free_port()
+    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+    if program:
+        files = folder / "files"
+        files.mkdir()
+        for size in SIZES:
+            (files / str(size)).write_bytes(b"x" * size)
+        conf = f"""
+worker_processes 1;
+events {{ worker_connections 8192; }}
+http {{
+  access_log off;
+  {temporary(folder)}
+  sendfile on;
+  tcp_nopush on;
+  open_file_cache max=16;
+  open_file_cache_valid 600s;
+  keepalive_requests 1000000000;
+  keepalive_timeout 600s;
+  server {{
+    listen 127.0.0.1:{port} backlog=4096;
+    root {files};
+    # What it was told, for the check before the measurement.
+    location = /told {{ return 200 "$http_x_user|$http_authorization"; }}
+  }}
+}}
+"""
+        command, which = nginx_command(program, folder, conf), "nginx serving files"
+    else:
+        routes = [
+            {"name": f"r{size}", "match": {"path_exact": f"/{size}"}, "respond": {"status": 200, "body": "x" * size}}
+            for size in SIZES
+        ]
+        path = folder / "portcullis.yaml"
+        path.write_text(json.dumps({"listeners": [{"name": "up", "address": f"127.0.0.1:{port}"}], "routes": routes}))
+        command, which = [gateway, "run", "--config", path, "--threads", "1", "--no-watch"], "the gateway's `respond` (no nginx here)"
+    children.start("upstream", command, folder, cpus).wait_for(port)
+    return port, which
+
+
+def nginx_command(program: str, folder: Path, conf: str) -> list:
+    path = folder / "nginx.conf"
+    # As root its workers would be another user, who cannot read our folder.
+    user = "user root;\n" if os.geteuid() == 0 else ""
+    path.write_text(f"{user}daemon off;\npid {folder}/nginx.pid;\nerror_log {folder}/error.log warn;\n{conf}")
+    return [program, "-p", folder, "-c", path, "-e", folder / "error.log"]
+
+
+def temporary(folder: Path) -> str:
+    kinds = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+    return " ".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
+
+
+def numbers(version: str) -> tuple:
+    found = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", version)
+    if not found:
+        raise Failure(f"no version number in `{version}`")
+    return tuple(int(part or 0) for part in found.groups())
+
+
+def output(program: str, *arguments: str) -> str:
+    result = subprocess.run([program, *arguments], capture_output=True, text=True)
+    if result.returncode:
+        raise Failure(f"{program} {' '.join(arguments)} failed: {result.stderr.strip()}")
+    return result.stdout + result.stderr
+
+
+def present(gateway: str) -> tuple:
+    """Those that are on this machine, the gateway first, and a word for each that is not."""
+    found, missing = [Gateway(gateway)], []
+    for kind in (Nginx, Haproxy):
+        # Some systems keep them where only root's PATH looks.
+        program = shutil.which(kind.name) or shutil.which(kind.name, path="/usr/sbin:/usr/local/sbin")
+        if program:
+            found.append(kind(program))
+        else:
+            missing.append(f"{kind.name} is not installed: it is left out")
+    return found, missing

@@ -1,0 +1,62 @@
+"""What is compared: each scenario is one kind of request, and what each proxy is asked to do with it."""
+
+from dataclasses import dataclass
+
+HOST = "bench.test"
+
+# With `Host` and `User-Agent`, which every load generator sends, this makes three fields.
+FEW = {"accept": "*/*"}
+
+# Seventeen more: what a browser sends with a call to an API.
+MANY = FEW | {
+    "accept-language": "en-GB,en;q=0.9,de;q=0.8",
+    "accept-encoding": "identity",
+    "cache-control": "no-cache",
+    "pragma": "no-cache",
+    "dnt": "1",
+    "origin": "https://app.bench.test",
+    "referer": "https://app.bench.test/orders/2024/list?page=3&sort=created",
+    "sec-ch-ua": '"Chromium";v="130", "Not?A_Brand";v="99"',
+    "sec-ch-ua-mobile": "?0",
+    "sec-ch-ua-platform": '"Linux"',
+    "sec-fetch-dest": "empty",
+    "sec-fetch-mode": "cors",
+    "sec-fetch-site": "same-site",
+    "x-requested-with": "XMLHttpRequest",
+    "x-correlation-id": "5f1b7c0e-6a62-4f0e-9a3f-0d6a3a1f7b11",
+    "cookie": "session=7b1e0f6c9a4d4c5f8e2a; theme=dark; region=eu-central-1; consent=1",
+    "priority": "u=1, i",
+}
+
+
+@dataclass(frozen=True)
+class Scenario:
+    name: str
+    title: str
+    headers: dict
+    size: int = 1024
+    tls: bool = False
+    http2: bool = False
+    new_connections: bool = False
+    # The signature algorithm of the tokens, if the scenario is the whole chain.
+    token: str = ""
+
+    @property
+    def path(self) -> str:
+        return f"/{self.size}"
+
+    @property
+    def chain(self) -> bool:
+        return bool(self.token)
+
+
+SCENARIOS = [
+    Scenario("plain-3", "plain h1, 1 KiB, 3 request headers", FEW),
+    Scenario("plain-20", "plain h1, 1 KiB, 20 request headers", MANY),
+    Scenario("plain-64k", "plain h1, 64 KiB", FEW, size=65536),
+    Scenario("tls-h1", "TLS h1, 1 KiB", FEW, tls=True),
+    Scenario("tls-h2", "TLS h2, 1 KiB", FEW, tls=True, http2=True),
+    Scenario("tls-new", "a new TLS connection for each request", FEW, tls=True, new_connections=True),
+    Scenario("chain-rs256", "whole chain on TLS h1, RS256 tokens", FEW, tls=True, token="RS256"),
+    Scenario("chain-es256", "whole chain on TLS h1, ES256 tokens", FEW, tls=True, token="ES256"),
+]
