@@ -11,7 +11,9 @@ use crate::pool::{BackendId, Pool, Selected};
 use crate::rescue::{self, Cause};
 use crate::route::Lookup;
 use bytes::Bytes;
-use portcullis_plugin::{CertificateStatus, Connection, Denial, Exchange, Finding, ReasonCode, Reply, RequestHead, ResponseHead, reason};
+use portcullis_plugin::{
+    CertificateStatus, Connection, Denial, Exchange, Finding, ReasonCode, Reply, RequestHead, ResponseHead, reason,
+};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 

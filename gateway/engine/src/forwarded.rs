@@ -80,7 +80,8 @@ fn forwarded_address(entry: &str) -> Option<IpAddr> {
 /// Names under which clients and proxies describe the way of a request, spellings with other punctuation included. From a peer that
 /// is not trusted all of them go; from a trusted one only those that this gateway writes anew, and look-alikes.
 fn is_forwarding(name: &str, trusted: bool) -> bool {
-    let folded: String = name.bytes().map(|b| if b.is_ascii_alphanumeric() { b.to_ascii_lowercase() as char } else { '-' }).collect();
+    let folded: String =
+        name.bytes().map(|b| if b.is_ascii_alphanumeric() { b.to_ascii_lowercase() as char } else { '-' }).collect();
     let look_alike = name.bytes().any(|b| !b.is_ascii_alphanumeric() && b != b'-');
     match folded.as_str() {
         "x-forwarded-for" | "x-forwarded-proto" | "x-forwarded-host" | "x-decision-id" => true,

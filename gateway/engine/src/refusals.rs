@@ -43,7 +43,8 @@ impl<'a> Sketch<'a> {
             return Self::default();
         }
         // An absolute target may have a password in it, and a fragment is nobody's business.
-        let target = target.split(|b| *b == b'#').next().filter(|target| target.starts_with(b"/") && target.len() <= LONGEST_TARGET);
+        let target =
+            target.split(|b| *b == b'#').next().filter(|target| target.starts_with(b"/") && target.len() <= LONGEST_TARGET);
         let mut halves = target.unwrap_or_default().splitn(2, |b| *b == b'?');
         Self {
             method: Some(method),

@@ -52,6 +52,24 @@ async fn a_backends_connection_fields_do_not_reach_the_client() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_interim_response_says_no_more_than_it_may() {
+    let upstream = Upstream::start().await.unwrap();
+    upstream.behave(Behaviour::raw(
+        "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nX-Decision-Id: forged\r\nKeep-Alive: timeout=1\r\n\r\n\
+         HTTP/1.1 200 OK\r\nX-Decision-Id: forged\r\nContent-Length: 2\r\n\r\nok",
+    ));
+    let (_gateway, address) = gateway("", upstream.address()).await;
+    for (version, hints) in [("1.1", true), ("1.0", false)] {
+        let mut client = Client::connect(address).await.unwrap();
+        client.send(format!("GET / HTTP/{version}\r\nHost: a.test\r\nConnection: close\r\n\r\n")).await.unwrap();
+        let response = String::from_utf8(client.rest().await.unwrap()).unwrap().to_ascii_lowercase();
+        assert_eq!(response.starts_with("http/1.1 103"), hints, "{response}");
+        assert!(!response.contains("forged") && !response.contains("keep-alive"), "{response}");
+        assert!(response.ends_with("\r\n\r\nok"), "{response}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_of_http_1_0_gets_no_chunks() {
     let upstream = Upstream::start().await.unwrap();
     upstream.behave(Answer::new(200).chunks(["one", "two"], Duration::ZERO));
@@ -158,9 +176,7 @@ async fn a_failed_reload_is_tried_again_when_what_it_missed_is_there() {
 
     let missing = elsewhere.path().join("more.yaml");
     std::fs::write(&path, format!("include: ['{}']\n{config}", missing.display())).unwrap();
-    until("the failed reload", || count(&gateway, "portcullis_reloads_total", &["result=\"failure\""]) >= 1.0)
-        .await
-        .unwrap();
+    until("the failed reload", || count(&gateway, "portcullis_reloads_total", &["result=\"failure\""]) >= 1.0).await.unwrap();
     assert_eq!(gateway.generation(), 1);
     std::fs::write(&missing, "shutdown: { drain: 1s }\n").unwrap();
     until("the reload", || gateway.generation() == 2).await.unwrap();
@@ -180,8 +196,7 @@ async fn a_revoked_certificate_ends_what_its_open_connection_may() {
                client_auth: { ca: ca.pem, crl: list.crl, mode: require } }";
     let config = WIRE.replace("LIMITS", tls).replace("BACKEND", &upstream.address().to_string());
     std::fs::write(at("edge.yaml"), config).unwrap();
-    let gateway =
-        Builder::new(FilterTable::default()).config_file(at("edge.yaml")).watch_files(false).start().await.unwrap();
+    let gateway = Builder::new(FilterTable::default()).config_file(at("edge.yaml")).watch_files(false).start().await.unwrap();
 
     let tls = client_config(&[&pki], Some(&client), &["http/1.1"]).unwrap();
     let mut connection = Client::connect_tls(gateway.address("web").unwrap(), "edge.test", tls).await.unwrap();

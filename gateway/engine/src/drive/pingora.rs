@@ -115,6 +115,10 @@ impl ProxyHttp for Driver {
         session.set_read_timeout(Some(limits.body_timeout.get()));
         session.set_write_timeout(Some(limits.write_timeout.get()));
         session.as_downstream_mut().set_total_drain_timeout(Some(DRAIN));
+        if session.req_header().version == http::Version::HTTP_10 {
+            // It would take an interim response for the answer (RFC 9110, section 15.2).
+            session.as_downstream_mut().set_ignore_info_resp(true);
+        }
         let now = SystemTime::now();
         let certificate = inbound.client.certificate_status(&inbound.plan, now);
         let connection = Arc::clone(&inbound.client.connection);
@@ -304,7 +308,10 @@ impl ProxyHttp for Driver {
 
     async fn response_filter(&self, session: &mut Session, response: &mut ResponseHeader, context: &mut Context) -> Result<()> {
         if response.status.is_informational() && response.status.as_u16() != 101 {
-            return Ok(());
+            let mut interim = convert::read_response(response)?;
+            convert::strip_hop_fields(&mut interim);
+            interim.headers_mut().driver_remove("x-decision-id");
+            return convert::write_response(&interim, response);
         }
         if session.is_process_shutting_down() {
             session.set_keepalive(None);
