@@ -57,7 +57,8 @@ fn the_contracts_configurations_hold_and_the_security_of_each_route_is_told() {
     }
     let said = output(command(&["check", "-c", "minimal.yaml"]).current_dir(&folder), 0);
     assert!(said.contains("nothing: open to anyone"), "{said}");
-    let json: Value = serde_json::from_str(&output(command(&["check", "-c", "edge.yaml", "--json"]).current_dir(&folder), 0)).unwrap();
+    let json: Value =
+        serde_json::from_str(&output(command(&["check", "-c", "edge.yaml", "--json"]).current_dir(&folder), 0)).unwrap();
     assert_eq!((&json["ok"], json["routes"].as_array().unwrap().len()), (&true.into(), 3));
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 3, "check writes nothing, not even a log");
 }
@@ -90,7 +91,7 @@ fn a_misspelt_key_is_refused_with_its_place_and_a_suggestion() {
         ("- oidc:", "- odic:", "edge.yaml:11:9", "oidc"),
         ("pool: up", "pool: upp", "edge.yaml:12:11", "up"),
         ("path: /orders", "paht: /orders", "edge.yaml:9:14", "path"),
-        ("issuer: main", "issuer: mian", "edge.yaml:11:23", "main"),
+        ("issuer: main", "issuer: mian", "edge.yaml:11:25", "main"),
         ("listeners:", "listener:", "edge.yaml:1:1", "listeners"),
     ] {
         let said = check(&BASE.replacen(right, wrong, 1), 1);

@@ -24,7 +24,9 @@ fn local(port: u16) -> SocketAddr {
 fn own_the_ports() {
     for port in PORTS {
         if let Err(error) = std::net::TcpListener::bind(local(port)) {
-            panic!("127.0.0.1:{port} is taken ({error}): the contract's configurations name their ports, and this test needs all of {PORTS:?}");
+            panic!(
+                "127.0.0.1:{port} is taken ({error}): the contract's configurations name their ports, and this test needs all of {PORTS:?}"
+            );
         }
     }
 }
@@ -217,7 +219,12 @@ fn good() -> TokenSpec {
     TokenSpec::new().scope("api:read").roles(&["admin", "staff"])
 }
 
-async fn the_orders_route(running: &Running, certificates: &Certificates, provider: &Provider, upstreams: &[Upstream]) -> Vec<String> {
+async fn the_orders_route(
+    running: &Running,
+    certificates: &Certificates,
+    provider: &Provider,
+    upstreams: &[Upstream],
+) -> Vec<String> {
     let mut client = certificates.connect(HOST, None).await;
     let issue = |spec: TokenSpec| provider.issue(&spec).unwrap();
     let cases = [
@@ -236,7 +243,8 @@ async fn the_orders_route(running: &Running, certificates: &Certificates, provid
         ("nonsense".to_owned(), 401, "token.malformed".into()),
     ];
     for (token, status, reason) in &cases {
-        let spoofed = [("authorization", &*format!("Bearer {token}")), ("x-user", "root"), ("X_Roles", "root"), ("connection", "x-user")];
+        let spoofed =
+            [("authorization", &*format!("Bearer {token}")), ("x-user", "root"), ("X_Roles", "root"), ("connection", "x-user")];
         let response = client.get(HOST, "/orders/1", &spoofed).await.unwrap();
         assert_eq!(response.status, *status, "{reason}");
         let line = running.line(&response).await;
@@ -244,7 +252,10 @@ async fn the_orders_route(running: &Running, certificates: &Certificates, provid
         assert_same(&running.folder, &line, &["--url", "https://api.example.test/orders/1", "--token", token]);
         if *status == 200 {
             let seen = upstreams.iter().flat_map(Upstream::requests).last().unwrap();
-            assert_eq!((seen.header_all("x-user"), seen.header_all("x-roles")), (vec!["alice".into()], vec!["admin,staff".into()]));
+            assert_eq!(
+                (seen.header_all("x-user"), seen.header_all("x-roles")),
+                (vec!["alice".into()], vec!["admin,staff".into()])
+            );
             assert_eq!((seen.header_all("x-scope"), seen.header_all("authorization")), (vec!["api:read".into()], vec![]));
         } else {
             assert_refusal(&response);
@@ -272,7 +283,11 @@ async fn the_partners_route(running: &Running, certificates: &Certificates, upst
         (clients.leaf("Acme").dns("acme.example").issue().unwrap(), "cert.name.mismatch"),
         (clients.client("nameless").unwrap(), "cert.name.mismatch"),
     ];
-    let mut cases = vec![(None, Some("cert.missing")), (Some(&certificates.partner), None), (Some(&certificates.revoked), Some("cert.revoked"))];
+    let mut cases = vec![
+        (None, Some("cert.missing")),
+        (Some(&certificates.partner), None),
+        (Some(&certificates.revoked), Some("cert.revoked")),
+    ];
     cases.extend(others.iter().map(|(identity, reason)| (Some(identity), Some(*reason))));
     for (identity, reason) in cases {
         let mut client = certificates.connect(PARTNERS, identity).await;
@@ -352,7 +367,11 @@ async fn the_internal_listener(running: &Running, provider: &Provider) {
         assert_eq!((&line["client"], &line["reason"], &line["listener"]), (&source.into(), &reason, &"internal".into()));
         assert_eq!(line["tls"], Value::Null);
         let token = bearer.trim_start_matches("Bearer ");
-        assert_same(&running.folder, &line, &["--url", "http://api.example.test/orders/1", "--client-ip", source, "--token", token]);
+        assert_same(
+            &running.folder,
+            &line,
+            &["--url", "http://api.example.test/orders/1", "--client-ip", source, "--token", token],
+        );
     }
     // No certificate can come over a connection without TLS, whatever is said.
     let mut client = Client::connect(local(8080)).await.unwrap();
@@ -367,7 +386,9 @@ async fn the_internal_listener(running: &Running, provider: &Provider) {
 async fn health_checks(running: &Running, certificates: &Certificates, provider: &Provider, upstreams: &[Upstream]) {
     let mut client = certificates.connect(HOST, None).await;
     let bearer = format!("Bearer {}", provider.issue(&good()).unwrap());
-    let up = async |backend: &str| metric(&running.metrics().await, "portcullis_backend_up", &[("pool", "orders"), ("backend", backend)]);
+    let up = async |backend: &str| {
+        metric(&running.metrics().await, "portcullis_backend_up", &[("pool", "orders"), ("backend", backend)])
+    };
     for healthy in [false, true] {
         upstreams[0].health(healthy);
         let wanted = f64::from(u8::from(healthy));
@@ -391,8 +412,28 @@ async fn health_checks(running: &Running, certificates: &Certificates, provider:
 }
 
 const LINE: [&str; 22] = [
-    "time", "decision_id", "listener", "client", "peer", "tls", "method", "host", "path", "protocol", "status", "route", "verdict",
-    "reason", "principal", "pool", "backend", "attempts", "duration_us", "upstream_us", "bytes_in", "bytes_out",
+    "time",
+    "decision_id",
+    "listener",
+    "client",
+    "peer",
+    "tls",
+    "method",
+    "host",
+    "path",
+    "protocol",
+    "status",
+    "route",
+    "verdict",
+    "reason",
+    "principal",
+    "pool",
+    "backend",
+    "attempts",
+    "duration_us",
+    "upstream_us",
+    "bytes_in",
+    "bytes_out",
 ];
 
 const METRICS: &[(&str, &[&str])] = &[
@@ -448,7 +489,8 @@ async fn the_record(running: &Running, certificates: &Certificates, provider: &P
         assert_eq!(found, expected, "{series}");
     }
     assert_eq!(metric(&text, "portcullis_config_generation", &[]), 1.0);
-    let expired = [("route", "orders"), ("filter", "oidc"), ("verdict", "deny"), ("reason", "token.expired"), ("mode", "enforce")];
+    let expired =
+        [("route", "orders"), ("filter", "oidc"), ("verdict", "deny"), ("reason", "token.expired"), ("mode", "enforce")];
     assert_eq!(metric(&text, "portcullis_verdicts_total", &expired), 1.0);
 }
 

@@ -119,10 +119,20 @@ fn a_refused_request_is_1_and_says_what_was_expected_and_what_was_observed() {
     let offline = Offline::new();
     let at = ["--at", "2026-01-31T12:01:00Z"];
     let cases = [
-        (offline.token(|spec| spec.audience("https://other.example.test")), 401, "token.audience.mismatch", "https://other.example.test"),
+        (
+            offline.token(|spec| spec.audience("https://other.example.test")),
+            401,
+            "token.audience.mismatch",
+            "https://other.example.test",
+        ),
         (offline.token(|spec| spec.scope("orders:write")), 403, "token.scope.missing", "orders:write"),
         (offline.token(|spec| spec.alg(Alg::Rs256)), 401, "token.alg.refused", "RS256"),
-        (offline.token(|spec| spec.claim("iss", "https://sso.example.test/")), 401, "token.issuer.mismatch", "https://sso.example.test/"),
+        (
+            offline.token(|spec| spec.claim("iss", "https://sso.example.test/")),
+            401,
+            "token.issuer.mismatch",
+            "https://sso.example.test/",
+        ),
         (offline.token(|spec| spec.sign_with(SignWith::Foreign)), 401, "token.signature.invalid", ""),
         (offline.token(|spec| spec.kid("else")), 401, "token.kid.unknown", "else"),
         ("nonsense".to_owned(), 401, "token.malformed", ""),

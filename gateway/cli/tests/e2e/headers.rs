@@ -61,7 +61,9 @@ async fn hole_look_alikes_of_identity_headers_go_through() {
     let bearer = token(&stage);
     let inspection = stage.inspect();
     for spelling in SPELLINGS {
-        let spoofed = |path: &str| Call::get(path).bearer(&bearer).field(spelling, "root").field(spelling, "root2").field("X-Auth-Roles", "admin");
+        let spoofed = |path: &str| {
+            Call::get(path).bearer(&bearer).field(spelling, "root").field(spelling, "root2").field("X-Auth-Roles", "admin")
+        };
         let judged = stage.judge_by(&inspection, &spoofed("/orders/1")).await;
         judged.allowed(200);
         let seen = stage.upstream.last().unwrap();
@@ -236,9 +238,7 @@ async fn a_strangers_story_about_its_way_here_is_replaced_in_every_spelling() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_trusted_proxys_story_is_continued() {
     let stage = Stage::start(&format!("trusted_proxies: [127.0.0.1]\n{CONFIG}")).await;
-    let call = Call::get("/plain")
-        .field("X-Forwarded-For", "198.51.100.7")
-        .field("X-Forwarded-Proto", "https");
+    let call = Call::get("/plain").field("X-Forwarded-For", "198.51.100.7").field("X-Forwarded-Proto", "https");
     stage.judge(&call).await.allowed(200);
     let seen = stage.upstream.last().unwrap();
     assert_eq!(alike(&seen, "x-forwarded-for"), ["198.51.100.7, 127.0.0.1"]);

@@ -77,8 +77,16 @@ async fn no_published_vector_is_accepted_and_none_is_our_fault() {
     let all = "RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA";
     for at in 0..count {
         let jwks = format!("http://{}/{at}", publisher.address());
-        writeln!(config, "  set{at}: {{ issuer: \"https://a.example/{at}\", audiences: [any], algorithms: [{all}], jwks_uri: \"{jwks}\" }}").unwrap();
-        writeln!(routes, "  - {{ name: set{at}, match: {{ path_exact: /{at} }}, filters: [{{ oidc: {{ issuer: set{at} }} }}], pool: up }}").unwrap();
+        writeln!(
+            config,
+            "  set{at}: {{ issuer: \"https://a.example/{at}\", audiences: [any], algorithms: [{all}], jwks_uri: \"{jwks}\" }}"
+        )
+        .unwrap();
+        writeln!(
+            routes,
+            "  - {{ name: set{at}, match: {{ path_exact: /{at} }}, filters: [{{ oidc: {{ issuer: set{at} }} }}], pool: up }}"
+        )
+        .unwrap();
     }
     let stage = Stage::start(&format!("{config}{routes}")).await;
     let mut tokens = Vec::new();

@@ -63,7 +63,11 @@ async fn hole_ip_rules_see_only_the_tcp_peer() {
         (Call::get("/").field("X-Real-IP", "198.51.100.7").field("Forwarded", "for=198.51.100.7"), "127.0.0.1", false),
     ] {
         let judged = stage.judge_by(&inspection, &call).await;
-        if allowed { judged.allowed(200) } else { judged.refused(403, "ip.denied") };
+        if allowed {
+            judged.allowed(200)
+        } else {
+            judged.refused(403, "ip.denied")
+        };
         assert_eq!(judged.line["client"], client);
     }
 }
@@ -71,7 +75,8 @@ async fn hole_ip_rules_see_only_the_tcp_peer() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hole_client_addresses_are_compared_as_text_with_their_port() {
     let stage = Stage::start(ADDRESSES).await;
-    for forwarded in ["198.51.100.7:4711", "::ffff:198.51.100.7", "[::ffff:198.51.100.7]:1", "[2001:db8::5]:443", "2001:DB8:0::5"] {
+    for forwarded in ["198.51.100.7:4711", "::ffff:198.51.100.7", "[::ffff:198.51.100.7]:1", "[2001:db8::5]:443", "2001:DB8:0::5"]
+    {
         stage.judge(&Call::get("/").field("X-Forwarded-For", forwarded)).await.allowed(200);
     }
     for forwarded in ["198.51.100.70", "198.51.100.7.example", "0198.51.100.7", "198.51.100.66:80", "::ffff:198.51.100.66"] {

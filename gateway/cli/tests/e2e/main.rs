@@ -17,6 +17,9 @@ mod tokens;
 // What else is asked of a caller.
 mod limits;
 
+// What comes back.
+mod responses;
+
 // The command.
 mod check_cli;
 mod explain_cli;

@@ -358,4 +358,3 @@ pub fn members(object: &Value) -> Vec<&str> {
     names.sort_unstable();
     names
 }
-

@@ -16,7 +16,7 @@ pub(super) fn system_time(seconds: i64) -> Option<SystemTime> {
     }
 }
 
-/// What a certificate says of itself. **Says**: nothing is verified here; [`ClientCas::judge`] does that.
+/// What a certificate says of itself. **Says**: nothing is verified here; `ClientCas::judge` does that.
 ///
 /// # Errors
 /// If it is not one X.509 certificate, or has names that readers could take for something else.
