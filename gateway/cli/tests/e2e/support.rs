@@ -57,10 +57,6 @@ impl Setup {
         self
     }
 
-    pub fn path(&self) -> &Path {
-        self.folder.path()
-    }
-
     pub async fn start(self) -> Edge {
         self.start_with(|builder| builder).await
     }
