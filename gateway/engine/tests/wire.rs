@@ -4,7 +4,9 @@
 use portcullis_engine::config::inspect::inspect;
 use portcullis_engine::explain::{Query, explain};
 use portcullis_engine::gateway::{Builder, Handle};
-use portcullis_plugin::FilterTable;
+use portcullis_plugin::{
+    Body, BodyAccess, Build, ConfigError, Env, Exchange, Filter, FilterFactory, FilterTable, Needs, Verdict, reason,
+};
 use portcullis_testkit::frames::{Answered, exchange};
 use portcullis_testkit::pki::{Pki, client_config};
 use portcullis_testkit::{Answer, Behaviour, Client, Http2Client, Upstream, until};
@@ -131,6 +133,54 @@ async fn the_body_limit_does_not_end_a_tunnel() {
         let message = "m".repeat(60);
         assert_eq!(client.echo(&message).await.unwrap(), message);
     }
+}
+
+/// Refuses the body that comes after the first piece.
+struct Tripwire;
+
+#[derive(serde::Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+impl Build for Tripwire {
+    const NAME: &'static str = "tripwire";
+    const EXAMPLE: &'static str = "{}";
+    type Config = Nothing;
+
+    fn build(_: Nothing, _: &Env) -> Result<Self, ConfigError> {
+        Ok(Self)
+    }
+}
+
+impl Filter for Tripwire {
+    fn request_body(&self, body: &mut Body<'_>, exchange: &mut Exchange) -> Verdict {
+        if body.data().is_empty() {
+            return Verdict::Continue;
+        }
+        if exchange.extension::<()>().is_some() {
+            return Verdict::deny(reason::REQUEST_TOO_LARGE);
+        }
+        exchange.insert_extension(());
+        Verdict::Continue
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { request_body: BodyAccess::Read, ..Needs::default() }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_is_not_written_into_a_tunnel() {
+    let upstream = Upstream::start().await.unwrap();
+    let config = WIRE.replace("LIMITS", "filters: [{ tripwire: {} }]").replace("BACKEND", &upstream.address().to_string());
+    let table = FilterTable::new([FilterFactory::of::<Tripwire>()]);
+    let gateway = Builder::new(table).config_text(config).start().await.unwrap();
+    let mut client = Client::connect(gateway.address("web").unwrap()).await.unwrap();
+    assert_eq!(client.websocket("a.test", "/", &[]).await.unwrap().status, 101);
+    assert_eq!(client.echo("first").await.unwrap(), "first");
+    client.send([0x81, 0x81, 0, 0, 0, 0, b'x']).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&client.rest().await.unwrap_or_default()), "");
+    gateway.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -396,7 +396,7 @@ impl ProxyHttp for Driver {
         }
         let decided = context.decided.take();
         let Some(run) = context.run.as_deref_mut() else { return nothing };
-        if session.response_written().is_some_and(|head| !head.status.is_informational())
+        if session.response_written().is_some_and(|head| !head.status.is_informational() || head.status.as_u16() == 101)
             || context.responded && decided.is_none()
         {
             // Too late for another answer: the response breaks off, and the log says why. However a tunnel ends, that is
