@@ -10,7 +10,7 @@ use super::gate::Gate;
 use super::pingora::{Driver, Inbound};
 use crate::connection::Client;
 use crate::http1::{self, Parsed};
-use crate::normalise::{self, BodyLength, Refusal};
+use crate::normalise::{self, BodyLength, Framing, Refusal};
 use crate::refusals::{self, Sketch};
 use crate::rescue;
 use bytes::BytesMut;
@@ -71,7 +71,9 @@ impl Serving {
                 BodyLength::Chunked => gate.allow_chunked(),
             }
             let mut head = Vec::with_capacity(1024);
-            http1::write_head(&inbound.request, &inbound.framing, &mut head);
+            // See the gate: an upgrade's body has no end before the answer.
+            let body = if inbound.framing.upgrade { BodyLength::Chunked } else { inbound.framing.body };
+            http1::write_head(&inbound.request, &Framing { body, ..inbound.framing }, &mut head);
             let mut session = ServerSession::new_http1(gate);
             if let ServerSession::H1(session) = &mut session {
                 session.set_pipelined_prefix(BytesMut::from(&head[..]));
@@ -79,6 +81,8 @@ impl Serving {
                 session.set_abort_on_close(false);
                 // HTTP/1.0 knows no interim responses (RFC 9110, section 15.2).
                 session.set_ignore_info_resp(inbound.request.version() == Version::Http10);
+                // The end of a refused upgrade's body is ours to give, right behind the answer.
+                session.set_close_on_response_before_downstream_finish(!inbound.framing.upgrade);
             }
             session.set_keepalive(keep_alive.then_some(60));
             session.set_connection_user_context(Some(Box::new(inbound)));

@@ -265,6 +265,12 @@ impl ProxyHttp for Driver {
         let host = context.pool.as_ref().and_then(|pool| pool.host().map(str::to_owned));
         let run = context.run()?;
         let host = host.as_deref().unwrap_or_else(|| run.request().authority());
+        if run.framing().upgrade {
+            // The chunked body that Pingora was told of, so that it has no end before the answer, is between us and it.
+            upstream.remove_header("transfer-encoding");
+            // Said outright, or Pingora puts it back.
+            upstream.insert_header("Content-Length", "0")?;
+        }
         convert::write_request(run.request(), host, run.rewrites_request_body(), upstream)
     }
 
