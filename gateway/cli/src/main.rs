@@ -29,6 +29,10 @@ enum Command {
     Demo(command::demo::Arguments),
     /// Say what would happen to one request, and why, without sending it.
     Explain(Box<command::explain::Arguments>),
+    /// Say why a running gateway refused a request, by the decision id of the response.
+    Why(command::why::Arguments),
+    /// Run a table of requests through a configuration, and say which are decided otherwise than expected.
+    Test(command::test::Arguments),
     /// Print the JSON Schema of the configuration, for editors; or the reference, for people.
     Schema(command::schema::Arguments),
     /// Print the version.
@@ -44,6 +48,8 @@ fn main() -> ExitCode {
         Command::Check(arguments) => command::check::run(arguments),
         Command::Demo(arguments) => command::demo::run(arguments),
         Command::Explain(arguments) => command::explain::run(*arguments),
+        Command::Why(arguments) => command::why::run(arguments),
+        Command::Test(arguments) => command::test::run(arguments),
         Command::Schema(arguments) => command::schema::run(arguments),
         Command::Version(arguments) => command::version::run(arguments),
     }

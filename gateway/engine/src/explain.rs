@@ -4,6 +4,7 @@ use crate::config::snapshot::{ListenerPlan, Snapshot};
 use crate::exchange::{Next, Run};
 use crate::http1::{self, Parsed};
 use crate::normalise;
+use crate::refusals;
 use portcullis_plugin::{CertificateStatus, Check, Connection, RequestHead, Scheme, TlsFacts};
 use rustls_pki_types::CertificateDer;
 use serde::Serialize;
@@ -83,6 +84,8 @@ pub async fn explain(snapshot: &Arc<Snapshot>, query: &Query) -> Result<Explanat
     let target = target.split('#').next().unwrap_or_default();
     let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
     let plan = listener(snapshot, query, scheme, authority)?;
+    // As on the wire, the connection says what the scheme is.
+    let scheme = if plan.settings.tls.is_some() { Scheme::Https } else { Scheme::Http };
 
     let mut head = format!("{} {target} HTTP/1.1\r\n", query.method).into_bytes();
     if !query.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
@@ -110,13 +113,7 @@ pub async fn explain(snapshot: &Arc<Snapshot>, query: &Query) -> Result<Explanat
                 verdict: "deny",
                 status: Some(refusal.status),
                 reason: Some(refusal.reason.as_str()),
-                checks: vec![Check {
-                    filter: "normalise",
-                    check: "request",
-                    ok: false,
-                    reason: refusal.reason,
-                    finding: refusal.finding,
-                }],
+                checks: vec![refusals::check(refusal)],
                 upstream_headers: BTreeMap::new(),
                 pool: None,
             });
@@ -126,11 +123,13 @@ pub async fn explain(snapshot: &Arc<Snapshot>, query: &Query) -> Result<Explanat
     let mut run = Run::new(Arc::clone(snapshot), plan, connection, certificate, request, framing, query.at);
     run.rehearse();
     let next = run.judge().await;
-    let (status, pool) = match next {
-        Next::Forward(pool) => (None, Some(pool.name().to_string())),
-        Next::Reply(reply) => (Some(run.reply(reply).0.status()), None),
+    let (status, pool, upstream_headers) = match next {
+        Next::Forward(pool) => {
+            let host = pool.host().unwrap_or_else(|| run.request().authority());
+            (None, Some(pool.name().to_string()), upstream_headers(run.request(), host))
+        }
+        Next::Reply(reply) => (Some(run.reply(reply).0.status()), None, BTreeMap::new()),
     };
-    let upstream_headers = if pool.is_some() { upstream_headers(run.request()) } else { BTreeMap::new() };
     Ok(Explanation {
         listener: run.plan().settings.name.to_string(),
         route: run.exchange().route().map(ToString::to_string),
@@ -169,14 +168,18 @@ fn connection(plan: &ListenerPlan, request: &RequestHead, query: &Query) -> (Arc
     (Arc::new(connection), certificate)
 }
 
+/// Whether an explanation shows the value of an upstream header, by its lower-case name.
+pub fn is_shown(name: &str) -> bool {
+    !matches!(name, "authorization" | "cookie" | "proxy-authorization" | "x-api-key")
+}
+
 /// What would be sent up, without what opens doors.
-fn upstream_headers(request: &RequestHead) -> BTreeMap<String, serde_json::Value> {
+fn upstream_headers(request: &RequestHead, host: &str) -> BTreeMap<String, serde_json::Value> {
     let mut shown: BTreeMap<String, serde_json::Value> = BTreeMap::new();
-    shown.insert("host".into(), request.authority().into());
+    shown.insert("host".into(), host.into());
     for (name, value) in request.headers().iter() {
         let name = name.to_ascii_lowercase();
-        let secret = matches!(name.as_str(), "authorization" | "cookie" | "proxy-authorization" | "x-api-key");
-        let value = if secret { "(not shown)".into() } else { String::from_utf8_lossy(value).into_owned() };
+        let value = if is_shown(&name) { String::from_utf8_lossy(value).into_owned() } else { "(not shown)".into() };
         match shown.get_mut(&name) {
             Some(serde_json::Value::Array(list)) => list.push(value.into()),
             Some(first) => *first = serde_json::Value::Array(vec![first.take(), value.into()]),

@@ -5,6 +5,7 @@ use crate::admin::{Admin, Readiness};
 use crate::config::snapshot::{ListenerPlan, Snapshot};
 use crate::config::{Diagnostic, Diagnostics, Loader, compile};
 use crate::connection::Client;
+use crate::decisions::Decisions;
 use crate::drive::connection::Serving;
 use crate::drive::pingora::Driver;
 use crate::listen;
@@ -30,6 +31,9 @@ const UPSTREAM_CONNECTIONS: usize = 4096;
 
 /// How long the last lines of the access log may take at the end.
 const LAST_LINES: Duration = Duration::from_secs(5);
+
+/// How long connections may take to end that are broken off.
+const BREAK_OFF: Duration = Duration::from_secs(1);
 
 /// Where a configuration comes from.
 #[derive(Debug, Clone)]
@@ -122,8 +126,14 @@ impl Builder {
         let source = self.source.ok_or(StartError::NoConfiguration)?;
         let metrics = Metrics::new();
         let kept = Arc::new(Kept::default());
-        let compiler =
-            Compiler { source, table: self.table, metrics: Arc::clone(&metrics), kept, log: Mutex::new(AccessLog::off()) };
+        let compiler = Compiler {
+            source,
+            table: self.table,
+            metrics: Arc::clone(&metrics),
+            kept,
+            log: Mutex::new(AccessLog::off()),
+            decisions: Decisions::off(),
+        };
         let snapshot = compiler.compile(1).map_err(StartError::Configuration)?;
         let (shutdown, stopping) = watch::channel(false);
         let conf = ServerConf { upstream_keepalive_pool_size: UPSTREAM_CONNECTIONS, max_retries: 64, ..ServerConf::default() };
@@ -138,6 +148,8 @@ impl Builder {
             sockets: Mutex::new(Vec::new()),
             admin: Mutex::new(None),
             reloading: tokio::sync::Mutex::new(()),
+            failed: Mutex::default(),
+            broken: watch::channel(false).0,
             readiness,
             metrics,
         });
@@ -161,6 +173,7 @@ struct Compiler {
     kept: Arc<Kept>,
     /// The open access log, kept over reloads that do not move it.
     log: Mutex<AccessLog>,
+    decisions: Arc<Decisions>,
 }
 
 impl Compiler {
@@ -181,7 +194,7 @@ impl Compiler {
                 metrics: &self.metrics,
                 kept: &self.kept,
                 generation,
-                purpose: compile::Purpose::Serve { log: &log },
+                purpose: compile::Purpose::Serve { log: &log, decisions: &self.decisions },
             },
         )?;
         for warning in &warnings {
@@ -220,6 +233,10 @@ pub(crate) struct Inner {
     admin: Mutex<Option<OpenAdmin>>,
     /// One reload at a time.
     reloading: tokio::sync::Mutex<()>,
+    /// The files that the last reload failed over: none once one succeeds.
+    failed: Mutex<Vec<PathBuf>>,
+    /// True when open connections are to be broken off.
+    broken: watch::Sender<bool>,
     readiness: Readiness,
     metrics: Arc<Metrics>,
 }
@@ -280,11 +297,16 @@ impl Inner {
             let latest = latest.clone();
             move || Arc::clone(&latest().settings)
         };
+        let broken = self.broken.subscribe();
         let serve = move |accepted: listen::Accepted| {
             let client = Client::new(accepted.connection, accepted.certificate, Arc::clone(&current), latest());
             let serving = Arc::clone(&serving);
+            let mut broken = broken.clone();
             async move {
-                serving.serve(accepted.stream, Arc::new(client), accepted.http2).await;
+                tokio::select! {
+                    () = serving.serve(accepted.stream, Arc::new(client), accepted.http2) => {}
+                    _ = broken.wait_for(|broken| *broken) => {}
+                }
                 drop(accepted.permit);
             }
         };
@@ -303,9 +325,10 @@ impl Inner {
             return Ok(());
         }
         let (close, closing) = watch::channel(false);
-        let admin = Admin::start(settings, Arc::clone(&self.metrics), self.readiness.clone(), closing)
-            .await
-            .map_err(StartError::Admin)?;
+        let admin =
+            Admin::start(settings, Arc::clone(&self.metrics), self.readiness.clone(), Arc::clone(&snapshot.decisions), closing)
+                .await
+                .map_err(StartError::Admin)?;
         tracing::info!(address = %admin.address(), "admin listening");
         *self.admin.lock() = Some(OpenAdmin { admin, _close: close });
         Ok(())
@@ -326,6 +349,10 @@ impl Inner {
                 self.metrics.reload_failed();
             }
         }
+        *self.failed.lock() = match &result {
+            Err(StartError::Configuration(diagnostics)) => diagnostics.files().to_vec(),
+            _ => Vec::new(),
+        };
         result.map(|()| generation)
     }
 
@@ -350,8 +377,11 @@ impl Inner {
         Ok(())
     }
 
+    /// What to watch: the files of the running configuration, and those whose change may mend one that failed.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
-        self.current.snapshot().files.clone()
+        let mut files = self.current.snapshot().files.clone();
+        files.extend(self.failed.lock().iter().cloned());
+        files
     }
 
     pub(crate) fn config_path(&self) -> Option<&Path> {
@@ -371,6 +401,11 @@ impl Inner {
         self.serving.proxy.http_cleanup().await;
         self.serving.tracker.close();
         let ended = tokio::time::timeout(within, self.serving.tracker.wait()).await.is_ok();
+        if !ended {
+            self.broken.send_replace(true);
+            // They end at once, and their last lines are still to be written.
+            let _ = tokio::time::timeout(BREAK_OFF, self.serving.tracker.wait()).await;
+        }
         // Writing may wait for a disk: not on a thread that serves.
         let log = self.current.snapshot().access_log.clone();
         let _ = tokio::task::spawn_blocking(move || log.flush(LAST_LINES)).await;
@@ -475,5 +510,6 @@ impl Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         self.inner.stop_accepting();
+        self.inner.broken.send_replace(true);
     }
 }

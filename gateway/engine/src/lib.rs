@@ -8,7 +8,7 @@
 //! - [`exchange`]: what happens to a request; [`owned`] and [`forwarded`]: what a client may not say
 //! - [`route`] and [`chain`]: which filters, and how they run
 //! - [`pool`]: which backend
-//! - [`rescue`]: refusals and faults as responses; [`access_log`], [`metrics`] and [`admin`]: the record
+//! - [`rescue`]: refusals and faults as responses; [`access_log`], [`metrics`], [`decisions`] and [`admin`]: the record
 //!
 //! Around them: [`config`] makes the immutable snapshot that runs, [`gateway`] starts, reloads and stops, [`watch`]
 //! notices changed files, and [`explain`] asks the exchange without a network.
@@ -19,6 +19,7 @@ pub mod admin;
 pub mod chain;
 pub mod config;
 pub mod connection;
+pub mod decisions;
 pub mod drive;
 pub mod exchange;
 pub mod explain;

@@ -6,8 +6,11 @@ use crate::config::snapshot::{ListenerPlan, Snapshot};
 use crate::normalise::Refusal;
 use crate::rescue::Cause;
 use portcullis_plugin::headers::is_name;
-use portcullis_plugin::{Connection, DecisionId, Reply};
+use portcullis_plugin::{Check, Connection, DecisionId, Reply};
 use std::time::{Duration, SystemTime};
+
+/// The name under which what a request is refused for before it has an exchange is told, in the place of a filter's.
+pub const CHECKED_BY: &str = "normalise";
 
 /// What can be said of a request that has no head: for the log only, nothing is decided by it. What is not clearly a
 /// method, a path or a host is left out.
@@ -67,7 +70,7 @@ pub fn refuse(snapshot: &Snapshot, plan: &ListenerPlan, connection: &Connection,
         decision_id = %id, listener = &*connection.listener, client = %connection.source.ip(), reason = %refusal.reason,
         expected = refusal.finding.expected, observed = refusal.finding.observed, "request refused"
     );
-    snapshot.access_log.log(&Record {
+    let record = Record {
         client: connection.source.ip().to_canonical(),
         method: sketch.method,
         host: sketch.host,
@@ -79,8 +82,15 @@ pub fn refuse(snapshot: &Snapshot, plan: &ListenerPlan, connection: &Connection,
         reason: Some(refusal.reason),
         bytes_out: reply.body.len() as u64,
         ..Record::new(SystemTime::now(), id.as_str(), &connection.listener, connection.peer)
-    });
+    };
+    snapshot.decisions.record(id, &record, &[check(refusal.clone())]);
+    snapshot.access_log.log(&record);
     reply
+}
+
+/// The refusal as the one check that failed.
+pub fn check(refusal: Refusal) -> Check {
+    Check { filter: CHECKED_BY, check: "request", ok: false, reason: refusal.reason, finding: refusal.finding }
 }
 
 #[cfg(test)]

@@ -102,9 +102,12 @@ reasons! {
     TOKEN_CLAIM_MISMATCH = "token.claim.mismatch", 403, "The token is valid, but a claim has not the required value.", "Compare `expected` and `observed`.";
     TOKEN_BINDING_MISMATCH = "token.binding.mismatch", 401, "The token is bound to a key or certificate (`cnf`) that this request does not prove, or that this route cannot check.", "Send the proof, or use a token without binding.";
     TOKEN_INACTIVE = "token.inactive", 401, "The issuer says the token is no longer active.", "Obtain a new token.";
+    API_KEY_MISSING = "api_key.missing", 401, "No API key was sent.", "Send the key where `expected` says.";
+    API_KEY_UNKNOWN = "api_key.unknown", 401, "What was sent is not one API key that is known here.", "Look at `observed`; check that the key's hash is in the file of the route's api_key filter.";
+    API_KEY_EXPIRED = "api_key.expired", 401, "The API key is known, but past its `expires`.", "Issue a new key.";
     ISSUER_UNAVAILABLE = "issuer.unavailable", 503, "The issuer's keys are needed and cannot be had: it never answered, or its last keys are older than allowed.", "Check the issuer and the way to it; see portcullis_issuer_keys_age_seconds.";
     IDENTITY_MISSING = "identity.missing", 403, "A header or key that must come from a verified identity has no value.", "Put an authenticating filter before, or make the header optional.";
-    AUTHORIZE_DENIED = "authorize.denied", 403, "The caller is known but the route's rule does not allow this request.", "Compare the rule with the principal.";
+    AUTHORIZE_DENIED = "authorize.denied", 403, "The route's rule does not allow this request; 401 instead of 403 if the rule asks who is calling and nobody is known.", "Compare the rule with the principal.";
     RATE_EXCEEDED = "rate.exceeded", 429, "The caller has used up its rate.", "Wait for `Retry-After` seconds.";
     CORS_DENIED = "cors.denied", 403, "The preflight asks for an origin, method or header that the route does not allow.", "Add it to the route's cors filter, if it should be allowed.";
     REQUEST_AMBIGUOUS = "request.ambiguous", 400, "Two HTTP parsers could read this request differently, or it is not HTTP.", "The `observed` field names the offending part; the client or a proxy before this one is at fault.";

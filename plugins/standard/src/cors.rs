@@ -5,9 +5,9 @@
 //! ```
 //!
 //! Put it before filters that authenticate: a preflight is an `OPTIONS` request without credentials. A route whose `match`
-//! names methods takes the preflights for these methods too. It is answered here, with 204 or, if it asks for anything that is not listed,
-//! with 403. Other requests go on; only what the browser lets the page read depends on their origin. The upstream's own
-//! `Access-Control-*` headers are replaced, so that there is one policy.
+//! names methods takes the preflights for these methods too. It is answered here, with 204 or, if it asks for anything
+//! that is not listed, with 403. Other requests go on; only what the browser lets the page read depends on their origin.
+//! The upstream's own `Access-Control-*` headers are replaced, so that there is one policy.
 //!
 //! Origins compare to the letter. CORS protects readers of a response, not the route: use an authenticating filter for
 //! that.

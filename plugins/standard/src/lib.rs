@@ -5,6 +5,8 @@
 //! - [`cors`]: pages of other origins
 //! - [`client_cert`]: client certificates, and the names they must carry
 //! - [`oidc`]: bearer tokens, and what they must grant
+//! - [`api_key`]: API keys, by their hashes
+//! - [`authorize`]: what a caller may do
 //! - [`rate_limit`]: how often
 //! - [`identity_headers`]: what the upstream learns of the caller
 //! - [`headers`]: any other header, in both directions
@@ -12,6 +14,8 @@
 //! A filter of this crate touches two places: its own file, and one line of [`table`].
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod api_key;
+pub mod authorize;
 pub mod client_cert;
 pub mod cors;
 pub mod headers;
@@ -21,9 +25,13 @@ pub mod oidc;
 pub mod rate_limit;
 pub mod request_id;
 
+mod api_key_file;
 mod bearer;
 mod certificate_names;
 mod claim_rule;
+mod expression;
+mod expression_check;
+mod expression_facts;
 mod gcra;
 mod header_rules;
 mod network_set;
@@ -42,6 +50,8 @@ pub fn table() -> FilterTable {
         FilterFactory::of::<cors::Cors>(),
         FilterFactory::of::<client_cert::ClientCert>(),
         FilterFactory::of::<oidc::Oidc>(),
+        FilterFactory::of::<api_key::ApiKey>(),
+        FilterFactory::of::<authorize::Authorize>(),
         FilterFactory::of::<rate_limit::RateLimit>(),
         FilterFactory::of::<identity_headers::IdentityHeaders>(),
         FilterFactory::of::<headers::EditHeaders>(),

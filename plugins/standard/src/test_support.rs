@@ -153,9 +153,9 @@ pub fn facts() -> CertificateFacts {
     }
 }
 
-/// With two issuers, `main` and `other`, whose tokens [`Signer`] makes.
+/// With two issuers, `main` and `other`, whose tokens [`Signer`] makes, and the files that examples name.
 pub fn env() -> Env {
-    let mut env = Env::new(".", Registry::new(), Arc::new(Kept::default()));
+    let mut env = Env::new(concat!(env!("CARGO_MANIFEST_DIR"), "/testdata"), Registry::new(), Arc::new(Kept::default()));
     env.offer(issuers(&env));
     env
 }

@@ -3,9 +3,13 @@
 pub mod check;
 pub mod demo;
 pub mod explain;
+mod input;
+mod report;
 pub mod run;
 pub mod schema;
+pub mod test;
 pub mod version;
+pub mod why;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;

@@ -201,11 +201,14 @@ async fn no_field_of_the_connection_and_no_private_one_passes() {
     assert_eq!(seen.header("accept").unwrap(), "*/*");
 }
 
+/// Name and value.
+type Field = (&'static [u8], &'static [u8]);
+
 /// HTTP/2 has its own ways to say what HTTP/1 cannot.
 #[tokio::test]
 async fn http2_requests_that_could_become_two_are_refused() {
     let (upstream, edge) = start().await;
-    let cases: &[(&str, &[(&[u8], &[u8])])] = &[
+    let cases: &[(&str, &[Field])] = &[
         ("line break in a value", &[(b"x", b"1\r\nhost: b")]),
         ("line break in a name", &[(b"x\r\ny", b"1")]),
         ("nul in a value", &[(b"x", b"a\0b")]),

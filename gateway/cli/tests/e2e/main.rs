@@ -28,6 +28,7 @@ mod limits;
 
 // What comes back.
 mod responses;
+
 // Where requests go.
 mod pools;
 mod upstream_tls;
@@ -40,3 +41,5 @@ mod reload;
 // The command.
 mod check_cli;
 mod explain_cli;
+mod test_cli;
+mod why_cli;

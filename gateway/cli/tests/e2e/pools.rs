@@ -281,16 +281,20 @@ async fn a_pool_that_starts_unhealthy_gets_no_request_before_its_checks_pass() {
 
 /// What a client sees of a backend that fails: a status and an id, and never what the backend said.
 async fn fails(pool: &str, behaviour: impl Into<Behaviour>, status: u16, reason: &str, outcome: &str) {
+    fails_for(reason, pool, behaviour, status, reason, outcome).await;
+}
+
+async fn fails_for(what: &str, pool: &str, behaviour: impl Into<Behaviour>, status: u16, reason: &str, outcome: &str) {
     let upstream = Upstream::start().await.unwrap();
     upstream.behave(behaviour);
     let edge = start(&format!("retries: 0, {pool} backends: [{{ address: $0 }}]"), &[&upstream]).await;
     let response = edge.client().await.get("a", "/", &[]).await.unwrap();
-    assert_eq!(response.status, status, "{reason}");
+    assert_eq!(response.status, status, "{what:?}");
     assert_eq!(response.header("content-type").unwrap(), "application/problem+json");
     assert!(!response.text().contains(&upstream.address().to_string()) && !response.text().contains("evil"));
     let line = edge.line(&response).await;
     assert_eq!((&line["reason"], &line["status"], &line["verdict"]), (&reason.into(), &status.into(), &"error".into()));
-    assert_eq!(edge.metric("portcullis_backend_requests_total", &[("outcome", outcome)]), 1.0, "{outcome}");
+    assert_eq!(edge.metric("portcullis_backend_requests_total", &[("outcome", outcome)]), 1.0, "{what:?}: {outcome}");
 }
 
 #[tokio::test]
@@ -331,7 +335,6 @@ async fn responses_that_two_parsers_could_read_differently_are_502() {
         "HTTP/1.1 200 OK\r\ncontent-length: 4\r\ncontent-length: 4\r\n\r\nevil",
         "HTTP/1.1 200 OK\r\ncontent-length: 4, 4\r\n\r\nevil",
         "HTTP/1.1 200 OK\r\ncontent-length: +4\r\n\r\nevil",
-        "HTTP/1.1 200 OK\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n4\r\nevil\r\n0\r\n\r\n",
         "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n4\r\nevil\r\n0\r\n\r\n",
         "HTTP/1.1 200 OK\r\ntransfer-encoding: identity\r\n\r\nevil",
         "HTTP/1.1 200 OK\r\nx: a\0b\r\ncontent-length: 4\r\n\r\nevil",
@@ -340,7 +343,22 @@ async fn responses_that_two_parsers_could_read_differently_are_502() {
         "evil evil evil\r\n\r\n",
         "SSH-2.0-OpenSSH_9.6\r\n\r\n",
     ] {
-        fails("", Behaviour::raw(raw), 502, "upstream.invalid", "invalid").await;
+        fails_for(raw, "", Behaviour::raw(raw), 502, "upstream.invalid", "invalid").await;
+    }
+}
+
+/// Pingora takes the length away before anybody can refuse it (RFC 9112, section 6.3): there is one reading of it, for the
+/// client and for the connection.
+#[tokio::test]
+async fn a_response_with_a_length_and_chunks_is_read_by_its_chunks_alone() {
+    let upstream = Upstream::start().await.unwrap();
+    let raw = "HTTP/1.1 200 OK\r\ncontent-length: 30\r\ntransfer-encoding: chunked\r\n\r\n4\r\ngood\r\n0\r\n\r\n";
+    upstream.behave(Behaviour::Raw { bytes: raw.into(), close: false });
+    let edge = start("backends: [{ address: $0 }]", &[&upstream]).await;
+    let mut client = edge.client().await;
+    for _ in 0..3 {
+        let response = client.get("a", "/", &[]).await.unwrap();
+        assert_eq!((response.text().as_str(), response.header_all("content-length").len(), response.broken), ("good", 0, false));
     }
 }
 

@@ -12,7 +12,7 @@ pub mod record;
 pub mod redact;
 #[cfg(test)]
 mod tests;
-mod timestamp;
+pub(crate) mod timestamp;
 mod writer;
 
 pub use record::{FinalVerdict, Record, RecordPrincipal, RecordTls};

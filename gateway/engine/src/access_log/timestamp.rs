@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const LAST_MILLISECOND: u128 = 253_402_300_799_999;
 
 /// Instants before 1970 or after 9999 become the nearest one within: a clock that wrong is shown, and breaks no line.
-pub(super) fn write(out: &mut Vec<u8>, time: SystemTime) {
+pub(crate) fn write(out: &mut Vec<u8>, time: SystemTime) {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let milliseconds = since.as_millis().min(LAST_MILLISECOND) as u64;
     let (days, in_day) = (milliseconds / 86_400_000, milliseconds % 86_400_000);

@@ -1,4 +1,4 @@
-//! The listener for operators: `/metrics`, `/healthz` and `/readyz`.
+//! The listener for operators: `/metrics`, `/decisions`, `/healthz` and `/readyz`.
 //!
 //! It stands apart from the data plane: its own socket, a bounded number of connections, one request each under a
 //! deadline, so that whoever reaches it can exhaust neither it nor the gateway. The two probes answer everybody; everything
@@ -17,6 +17,7 @@ pub use readiness::{Phase, Readiness};
 pub use token::AdminToken;
 
 use crate::config::raw;
+use crate::decisions::Decisions;
 use crate::metrics::Metrics;
 use arc_swap::ArcSwapOption;
 use portcullis_plugin::{ConfigError, Env};
@@ -31,13 +32,14 @@ use tokio::task::JoinHandle;
 pub struct AdminSettings {
     address: SocketAddr,
     token: Option<Arc<AdminToken>>,
+    decisions: usize,
 }
 
 impl AdminSettings {
     /// # Errors
     /// If others than this machine could reach it without a token, or the token cannot be used.
     pub fn compile(raw: raw::Admin, env: &Env) -> Result<Self, ConfigError> {
-        let raw::Admin { address, token_file } = raw;
+        let raw::Admin { address, token_file, decisions } = raw;
         let token = match token_file {
             Some(file) => Some(Arc::new(AdminToken::read(&file, env).map_err(|error| error.at("token_file").at("admin"))?)),
             None => None,
@@ -48,11 +50,16 @@ impl AdminSettings {
                 .at("address")
                 .at("admin"));
         }
-        Ok(Self { address, token })
+        Ok(Self { address, token, decisions })
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// How many decisions are to be kept for it to show.
+    pub fn decisions(&self) -> usize {
+        self.decisions
     }
 
     pub fn needs_token(&self) -> bool {
@@ -64,6 +71,7 @@ impl AdminSettings {
 struct Shared {
     metrics: Arc<Metrics>,
     readiness: Readiness,
+    decisions: Arc<Decisions>,
     /// Replaced by a reload.
     token: ArcSwapOption<AdminToken>,
 }
@@ -85,6 +93,7 @@ impl Admin {
         settings: &AdminSettings,
         metrics: Arc<Metrics>,
         readiness: Readiness,
+        decisions: Arc<Decisions>,
         stop: watch::Receiver<bool>,
     ) -> Result<Self, ConfigError> {
         let refuse = |error: std::io::Error| {
@@ -92,7 +101,7 @@ impl Admin {
         };
         let listener = TcpListener::bind(settings.address).await.map_err(refuse)?;
         let bound = listener.local_addr().map_err(refuse)?;
-        let shared = Arc::new(Shared { metrics, readiness, token: ArcSwapOption::new(settings.token.clone()) });
+        let shared = Arc::new(Shared { metrics, readiness, decisions, token: ArcSwapOption::new(settings.token.clone()) });
         let task = tokio::spawn(serve::run(listener, routes::router(Arc::clone(&shared)), stop));
         Ok(Self { configured: settings.address, bound, shared, task })
     }

@@ -3,12 +3,16 @@
 use super::{Phase, Shared};
 use crate::metrics;
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use serde_json::{Value, json};
 use std::sync::Arc;
+
+/// Decisions in one listing.
+const LISTED: usize = 100;
 
 /// `get` answers HEAD too, and any other method with 405.
 pub(super) fn router(shared: Arc<Shared>) -> Router {
@@ -21,6 +25,8 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
 fn protected(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
     Router::new()
         .route("/metrics", get(expose))
+        .route("/decisions", get(latest))
+        .route("/decisions/{id}", get(decision))
         .fallback(|| async { StatusCode::NOT_FOUND })
         .layer(middleware::from_fn_with_state(Arc::clone(shared), authenticate))
 }
@@ -66,6 +72,43 @@ async fn expose(State(shared): State<Arc<Shared>>) -> Response {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "the metrics cannot be exposed");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+/// The newest first, each with enough to find the one that is meant.
+async fn latest(State(shared): State<Arc<Shared>>) -> Response {
+    let decisions = shared.decisions.newest(LISTED);
+    // Every member by its name in the decision itself.
+    let rows = decisions.iter().map(|decision| {
+        let whole = serde_json::to_value(&**decision).unwrap_or_default();
+        let names = ["decision_id", "time", "listener", "route", "verdict", "status", "reason"];
+        names.into_iter().map(|name| (name.to_owned(), whole[name].clone())).collect::<Value>()
+    });
+    let rows: Vec<Value> = rows.collect();
+    json_body(StatusCode::OK, &json!({ "decisions": rows }))
+}
+
+async fn decision(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
+    if let Some(decision) = shared.decisions.find(&id) {
+        return json_body(StatusCode::OK, &*decision);
+    }
+    let message = match shared.decisions.capacity() {
+        0 => "no decisions are kept: `admin.decisions` is 0".to_owned(),
+        capacity => format!(
+            "no decision with this id is kept: only those of refused requests are, the newest {capacity}, since this \
+             gateway started"
+        ),
+    };
+    json_body(StatusCode::NOT_FOUND, &json!({ "error": message }))
+}
+
+fn json_body(code: StatusCode, value: &impl serde::Serialize) -> Response {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => (code, [(header::CONTENT_TYPE, "application/json")], text + "\n").into_response(),
+        Err(error) => {
+            tracing::error!(%error, "a decision cannot be shown");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }

@@ -9,6 +9,7 @@ struct Running {
     admin: Admin,
     readiness: Readiness,
     metrics: Arc<Metrics>,
+    decisions: Arc<Decisions>,
     stop: watch::Sender<bool>,
 }
 
@@ -28,14 +29,21 @@ fn settings(token: Option<&str>) -> AdminSettings {
         std::fs::write(folder.path().join("token"), token).unwrap();
         "token".to_owned()
     });
-    AdminSettings::compile(raw::Admin { address: "127.0.0.1:0".parse().unwrap(), token_file }, &env(folder.path())).unwrap()
+    AdminSettings::compile(
+        raw::Admin { address: "127.0.0.1:0".parse().unwrap(), token_file, decisions: 1000 },
+        &env(folder.path()),
+    )
+    .unwrap()
 }
 
 async fn start(token: Option<&str>) -> Running {
     let (metrics, readiness) = (Metrics::new(), Readiness::new());
+    let decisions = Decisions::off();
+    decisions.resize(1000);
     let (stop, stopped) = watch::channel(false);
-    let admin = Admin::start(&settings(token), Arc::clone(&metrics), readiness.clone(), stopped).await.unwrap();
-    Running { admin, readiness, metrics, stop }
+    let admin =
+        Admin::start(&settings(token), Arc::clone(&metrics), readiness.clone(), Arc::clone(&decisions), stopped).await.unwrap();
+    Running { admin, readiness, metrics, decisions, stop }
 }
 
 impl Running {
@@ -94,7 +102,7 @@ async fn only_get_and_head_and_only_what_exists() {
     for path in ["/", "/metrics/", "/metrics/../metrics", "//metrics", "/decisions/1", "/%6detrics"] {
         assert_eq!(running.get(path).await.status, 404, "{path}");
     }
-    for path in ["/metrics", "/healthz", "/readyz"] {
+    for path in ["/metrics", "/decisions", "/decisions/1", "/healthz", "/readyz"] {
         for method in ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "X"] {
             assert_eq!(running.ask(method, path, "content-length: 0\r\n").await.status, 405, "{method} {path}");
         }
@@ -113,7 +121,7 @@ async fn the_token_opens_everything_but_the_probes_which_are_open() {
     let twice = format!("{}{}", with(TOKEN), with(TOKEN));
     let basic = format!("authorization: Basic {TOKEN}\r\n");
     for headers in ["", "authorization:\r\n", &wrong, &twice, &basic] {
-        for path in ["/metrics", "/nothing", "/metrics?token=x"] {
+        for path in ["/metrics", "/nothing", "/metrics?token=x", "/decisions", "/decisions/0123456789abcdef01234567"] {
             let answer = running.ask("GET", path, headers).await;
             assert_eq!((answer.status, answer.body.as_str()), (401, ""), "{path} {headers}");
             assert!(answer.head.contains("www-authenticate: bearer"), "{}", answer.head);
@@ -130,7 +138,7 @@ async fn a_reloaded_token_takes_the_place_of_the_old_one() {
     assert!(running.admin.update(&settings(Some("another-token-of-length"))));
     assert_eq!(running.ask("GET", "/metrics", &format!("authorization: Bearer {TOKEN}\r\n")).await.status, 401);
     assert_eq!(running.ask("GET", "/metrics", "authorization: Bearer another-token-of-length\r\n").await.status, 200);
-    let elsewhere = AdminSettings { address: "127.0.0.1:1".parse().unwrap(), token: None };
+    let elsewhere = AdminSettings { address: "127.0.0.1:1".parse().unwrap(), token: None, decisions: 0 };
     assert!(!running.admin.update(&elsewhere));
     assert_eq!(running.get("/metrics").await.status, 401);
 }
@@ -189,9 +197,9 @@ async fn stopping_ends_the_listener_and_idle_connections() {
 #[tokio::test]
 async fn a_taken_address_is_an_error_that_names_it() {
     let running = start(None).await;
-    let taken = AdminSettings { address: running.admin.address(), token: None };
+    let taken = AdminSettings { address: running.admin.address(), token: None, decisions: 0 };
     let (_stop, stopped) = watch::channel(false);
-    let error = Admin::start(&taken, Metrics::new(), Readiness::new(), stopped).await.err().unwrap();
+    let error = Admin::start(&taken, Metrics::new(), Readiness::new(), Decisions::off(), stopped).await.err().unwrap();
     assert_eq!(error.dotted_path(), "admin.address");
     assert!(error.message().contains(&taken.address.to_string()), "{error}");
 }
@@ -202,7 +210,7 @@ fn other_machines_need_a_token() {
     std::fs::write(folder.path().join("token"), TOKEN).unwrap();
     std::fs::write(folder.path().join("short"), "too-short\n").unwrap();
     let compile = |address: &str, token_file: Option<&str>| {
-        let raw = raw::Admin { address: address.parse().unwrap(), token_file: token_file.map(str::to_owned) };
+        let raw = raw::Admin { address: address.parse().unwrap(), token_file: token_file.map(str::to_owned), decisions: 0 };
         AdminSettings::compile(raw, &env(folder.path()))
     };
     for address in ["127.0.0.1:9090", "127.8.8.8:0", "[::1]:9090", "[::ffff:127.0.0.1]:9090"] {
@@ -217,4 +225,51 @@ fn other_machines_need_a_token() {
         assert_eq!(error.dotted_path(), "admin.token_file");
         assert!(!error.to_string().contains("too-short"), "{error}");
     }
+}
+
+fn refuse(running: &Running, reason: portcullis_plugin::ReasonCode) -> String {
+    let id = portcullis_plugin::DecisionId::random();
+    let peer = "192.0.2.1:1000".parse().unwrap();
+    let record = crate::access_log::Record {
+        verdict: crate::access_log::FinalVerdict::Deny,
+        status: 403,
+        reason: Some(reason),
+        route: Some("orders"),
+        ..crate::access_log::Record::new(std::time::SystemTime::UNIX_EPOCH, id.as_str(), "https", peer)
+    };
+    running.decisions.record(id, &record, &[]);
+    id.to_string()
+}
+
+#[tokio::test]
+async fn a_refused_request_can_be_asked_about_by_its_id() {
+    use portcullis_plugin::reason;
+    let running = start(None).await;
+    let ids = [refuse(&running, reason::IP_DENIED), refuse(&running, reason::TOKEN_EXPIRED)];
+    let answer = running.get(&format!("/decisions/{}", ids[0])).await;
+    assert!(answer.head.contains("application/json") && answer.head.contains("no-store"), "{}", answer.head);
+    let decision: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+    assert_eq!((answer.status, &decision["reason"], &decision["client"]), (200, &"ip.denied".into(), &"192.0.2.1".into()));
+    let listing: serde_json::Value = serde_json::from_str(&running.get("/decisions").await.body).unwrap();
+    let listed: Vec<_> = listing["decisions"].as_array().unwrap().iter().map(|row| row["decision_id"].clone()).collect();
+    assert_eq!(listed, [&*ids[1], &*ids[0]]);
+    let newest = &listing["decisions"][0];
+    assert_eq!(
+        (&newest["route"], &newest["status"], &newest["reason"]),
+        (&"orders".into(), &403.into(), &"token.expired".into())
+    );
+}
+
+#[tokio::test]
+async fn an_unknown_decision_is_said_to_be_unknown() {
+    let running = start(None).await;
+    let id = refuse(&running, portcullis_plugin::reason::IP_DENIED);
+    for path in ["0123456789abcdef01234567", "%00", "%ff", "..%2f..", &id.to_uppercase(), &format!("{id}0")] {
+        assert!(matches!(running.get(&format!("/decisions/{path}")).await.status, 400 | 404), "{path}");
+    }
+    let answer = running.get("/decisions/0123456789abcdef01234567").await;
+    assert!(answer.status == 404 && answer.body.contains("the newest 1000"), "{}", answer.body);
+    running.decisions.resize(0);
+    let answer = running.get(&format!("/decisions/{id}")).await;
+    assert!(answer.status == 404 && answer.body.contains("`admin.decisions` is 0"), "{}", answer.body);
 }

@@ -15,6 +15,7 @@ use super::snapshot::{Action, ListenerPlan, ListenerRoute, RedirectPlan, RoutePl
 use crate::access_log::AccessLog;
 use crate::admin::AdminSettings;
 use crate::chain::{Chain, Entry};
+use crate::decisions::Decisions;
 use crate::forwarded::TrustedProxies;
 use crate::http1::HeadLimits;
 use crate::listen::{ListenerSettings, TlsSettings};
@@ -32,8 +33,8 @@ use std::sync::Arc;
 
 /// What a snapshot is compiled for.
 pub enum Purpose<'a> {
-    /// To run. `log` is the access log that is open already.
-    Serve { log: &'a AccessLog },
+    /// To run. `log` is the access log that is open already, and `decisions` are those kept already.
+    Serve { log: &'a AccessLog, decisions: &'a Arc<Decisions> },
     /// To be looked at: nothing is opened or bound. Keys may be given; else an issuer is asked when a token needs it.
     Inspect { keys: Option<&'a [u8]> },
 }
@@ -76,7 +77,10 @@ pub fn compile(mut loaded: Loaded, context: &Context<'_>) -> Result<(Snapshot, V
             snapshot.files.dedup();
             Ok((snapshot, diagnostics.warnings().cloned().collect()))
         }
-        _ => Err(diagnostics),
+        _ => {
+            diagnostics.watch(env.files());
+            Err(diagnostics)
+        }
     }
 }
 
@@ -133,6 +137,10 @@ impl Build<'_> {
             trusted_proxies: TrustedProxies::new(trusted_proxies),
             admin,
             access_log: access_log?,
+            decisions: match &self.context.purpose {
+                Purpose::Serve { decisions, .. } => Arc::clone(decisions),
+                Purpose::Inspect { .. } => Decisions::off(),
+            },
             drain: drain.get(),
             files: Vec::new(),
         })
@@ -141,7 +149,7 @@ impl Build<'_> {
     fn access_log(&mut self, log: Option<raw::AccessLog>) -> Option<AccessLog> {
         match &self.context.purpose {
             Purpose::Inspect { .. } => Some(AccessLog::off()),
-            Purpose::Serve { log: running } => {
+            Purpose::Serve { log: running, .. } => {
                 let compiled = AccessLog::compile(log, &self.env, Some(running), self.context.metrics);
                 self.findings.take(compiled)
             }

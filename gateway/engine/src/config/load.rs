@@ -64,12 +64,17 @@ impl Loaded {
     }
 
     fn diagnostic(&self, severity: Severity, error: &ConfigError) -> Diagnostic {
-        let mut fault = Fault::new(error.message(), self.tree.locate(error.path()));
-        fault.help = error.help_text().map(str::to_owned);
-        let mut diagnostic = self.sources.diagnostic(severity, fault);
-        diagnostic.path = Some(error.dotted_path()).filter(|path| !path.is_empty());
-        diagnostic
+        located(&self.sources, &self.tree, severity, error)
     }
+}
+
+/// Puts a finding about a tree to its place.
+pub(super) fn located(sources: &Sources, tree: &Node, severity: Severity, error: &ConfigError) -> Diagnostic {
+    let mut fault = Fault::new(error.message(), tree.locate(error.path()));
+    fault.help = error.help_text().map(str::to_owned);
+    let mut diagnostic = sources.diagnostic(severity, fault);
+    diagnostic.path = Some(error.dotted_path()).filter(|path| !path.is_empty());
+    diagnostic
 }
 
 /// Reads a configuration file, or a folder of them.
@@ -117,10 +122,7 @@ impl<'a> Loader<'a> {
             path.to_owned()
         } else {
             reader.file(path, None);
-            match path.parent() {
-                Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-                _ => PathBuf::from("."),
-            }
+            folder_of(path)
         };
         self.finish(reader, base)
     }
@@ -342,7 +344,14 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+pub(super) fn folder_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+pub(super) fn read(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     // One more than allowed, so that the caller can tell.
     File::open(path)?.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;

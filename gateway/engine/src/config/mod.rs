@@ -8,6 +8,7 @@ pub mod decode;
 pub mod diagnostic;
 pub mod document;
 pub mod environment;
+pub mod file;
 pub mod filter_entry;
 pub mod findings;
 pub mod inspect;

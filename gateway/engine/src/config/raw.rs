@@ -219,14 +219,22 @@ pub enum EncodedSlashes {
     Keep,
 }
 
-/// The listener for operators: `/metrics`, `/healthz`, `/readyz`.
+/// The listener for operators: `/metrics`, `/decisions`, `/healthz`, `/readyz`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Admin {
     /// A loopback address needs no authentication; any other needs `token_file`.
     pub address: SocketAddr,
-    /// A file whose first line is the bearer token that `/metrics` asks for. The probes never ask.
+    /// A file whose first line is the bearer token that everything but the probes asks for.
     pub token_file: Option<String>,
+    /// How many of the latest refused requests are kept in memory, with the checks that refused them, for `/decisions`
+    /// and `portcullis why`. Each takes up to about 10KiB. 0 keeps none; at most 100000. Default: 1000.
+    #[serde(default = "default_decisions")]
+    pub decisions: usize,
+}
+
+fn default_decisions() -> usize {
+    1000
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

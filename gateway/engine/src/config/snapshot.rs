@@ -3,6 +3,7 @@
 use crate::access_log::AccessLog;
 use crate::admin::AdminSettings;
 use crate::chain::Chain;
+use crate::decisions::Decisions;
 use crate::forwarded::TrustedProxies;
 use crate::http1::HeadLimits;
 use crate::listen::ListenerSettings;
@@ -28,6 +29,8 @@ pub struct Snapshot {
     pub trusted_proxies: TrustedProxies,
     pub admin: Option<AdminSettings>,
     pub access_log: AccessLog,
+    /// The gateway's own, over all generations.
+    pub decisions: Arc<Decisions>,
     pub drain: Duration,
     /// Every file it was made from: a change of one compiles it anew.
     pub files: Vec<PathBuf>,
@@ -74,8 +77,11 @@ impl Snapshot {
         self.listeners.iter().find(|plan| &*plan.settings.name == name)
     }
 
-    /// Starts what works in the background: health checks, name resolution, key refresh.
+    /// Takes over: from now on as many decisions are kept as this configuration says, and what works in the background
+    /// does so: health checks, name resolution, key refresh.
     pub fn start(&self) {
+        // With no admin listener, nobody can ask for one.
+        self.decisions.resize(self.admin.as_ref().map_or(0, AdminSettings::decisions));
         self.issuers.start();
         for pool in &self.pools {
             pool.start();

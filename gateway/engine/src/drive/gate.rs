@@ -245,7 +245,8 @@ impl Shutdown for Gate {
         // Closing while the client is still sending makes its kernel throw our last response away (RFC 9112, section
         // 9.6): say that we are done, then let it finish within bounds.
         if self.is_spent() && self.buffer.is_empty() || self.http2 {
-            self.inner.shutdown().await;
+            // The end of TLS is written too, and a client that does not read could make that last.
+            let _ = tokio::time::timeout(LINGER, self.inner.shutdown()).await;
             return;
         }
         let _ = tokio::time::timeout(LINGER, async {

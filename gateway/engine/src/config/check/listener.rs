@@ -3,8 +3,13 @@
 use super::values::{at_least_one, not_empty, takes_time};
 use crate::config::findings::Findings;
 use crate::config::raw;
+use crate::decisions::MAX_KEPT;
 use portcullis_plugin::ConfigError;
 use std::net::SocketAddr;
+
+/// What Pingora reads of a head; beyond it, requests would be refused with nothing counted.
+const MAX_HEADER_FIELDS: usize = 256;
+const MAX_HEADER_BYTES: u64 = 1_000 << 10;
 
 /// A head smaller than this holds no real request.
 const MIN_HEADER_BYTES: u64 = 1024;
@@ -84,6 +89,12 @@ fn check_limits(limits: &raw::Limits, findings: &mut Findings) {
     if header_bytes.0 < MIN_HEADER_BYTES {
         findings.refuse("header_bytes", "`header_bytes` leaves no room for a request", "give it at least 1KiB");
     }
+    if header_bytes.0 > MAX_HEADER_BYTES {
+        findings.refuse("header_bytes", "`header_bytes` is more than can be read", "give it at most 1000KiB");
+    }
+    if *header_fields > MAX_HEADER_FIELDS {
+        findings.refuse("header_fields", "`header_fields` is more than can be read", "give it at most 256");
+    }
     takes_time("handshake_timeout", *handshake_timeout, findings);
     takes_time("header_timeout", *header_timeout, findings);
     takes_time("idle_timeout", *idle_timeout, findings);
@@ -95,7 +106,14 @@ fn check_limits(limits: &raw::Limits, findings: &mut Findings) {
 }
 
 pub(super) fn check_admin(admin: &raw::Admin, findings: &mut Findings) {
-    let raw::Admin { address, token_file } = admin;
+    let raw::Admin { address, token_file, decisions } = admin;
+    if *decisions > MAX_KEPT {
+        findings.refuse(
+            "decisions",
+            format!("`decisions` is at most {MAX_KEPT}: they are kept in memory"),
+            "the access log has them all",
+        );
+    }
     match token_file {
         Some(file) => not_empty("token_file", file, findings),
         None if address.ip().to_canonical().is_loopback() => {}

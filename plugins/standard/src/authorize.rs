@@ -1,0 +1,281 @@
+//! Decides what a caller may do: a table of roles, groups and scopes for the plain cases, an expression for the others.
+//!
+//! ```yaml
+//! - authorize:
+//!     allow:
+//!       - { roles: [orders-admin] }
+//!       - { scopes: ["orders:read"], methods: [GET, HEAD] }
+//!     expression: >-
+//!       principal.claims.tenant == request.query.tenant && !request.path.startsWith("/internal/")
+//! ```
+//!
+//! Of `allow`, one entry must hold; of an entry, every key. If there is an expression too, it must also be true. Anything
+//! else than true denies: false, another value, an error such as a claim that the caller does not have.
+//!
+//! Expressions are CEL (<https://cel.dev>) over these variables. What may be absent is null; a member of null is an error.
+//!
+//! | variable | members |
+//! |---|---|
+//! | `request` | `method`, `scheme`, `host`, `path`, `query` and `headers` (maps of texts; header names are lower-case) |
+//! | `principal` | `method`, `sub`, `issuer`, `client_id`, `scopes`, `roles`, `groups`, `claims`; null if nobody is known |
+//! | `connection` | `client_ip`, `listener`, `tls` (`version`, `cipher`, `sni`), `cert` (`subject`, `issuer`, `serial`, `sha256`, `san_dns`, `san_uri`, `san_email`, `spiffe_id`; null unless verified) |
+//! | `route` | the route's name |
+//! | `now` | seconds since 1970 |
+//!
+//! Beside the operators there are `has`, `exists`, `all`, `exists_one`, `size`, `contains`, `startsWith`, `endsWith`,
+//! `matches` (with a literal pattern), `string`, `int`, `uint`, `double` and `bool`. All names and types are checked when
+//! the configuration is loaded; of claims only a request knows the types.
+//!
+//! Some things are denied because they cannot be told apart from an attack: a query parameter that the expression reads
+//! and that came twice, and more than 1024 items to look at. Several headers of one name are one text, joined by `, `.
+//! `authorization`, `proxy-authorization` and `cookie` cannot be read.
+//!
+//! A denial is 403, for a caller who is known or where nobody needs to be. It is 401 with a challenge if the rule asks
+//! about the principal and the request has none (a filter with `optional: true` let it pass): credentials would help.
+
+use crate::bearer::Challenge;
+use crate::expression::Expression;
+use crate::text::{first_few, given};
+use portcullis_plugin::units::OneOrMany;
+use portcullis_plugin::{
+    Build, ConfigError, Denial, Env, Exchange, Filter, Finding, Method, Needs, Principal, RequestHead, Verdict, reason,
+};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::sync::Arc;
+
+/// How much of an expression a finding repeats.
+const SHOWN: usize = 200;
+
+/// Who may pass. At least one of the keys is needed; with both, both must hold.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Entries of which one must hold.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Vec<Allow>")]
+    pub allow: Option<Vec<Allow>>,
+    /// An expression in CEL that must be true, of at most 4096 bytes.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "String")]
+    pub expression: Option<String>,
+}
+
+/// One entry: each key that is there must hold.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Allow {
+    /// Roles of which the caller must have at least one.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "OneOrMany<String>")]
+    pub roles: Option<OneOrMany<String>>,
+    /// Scopes that the caller must have, all of them.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "OneOrMany<String>")]
+    pub scopes: Option<OneOrMany<String>>,
+    /// Groups of which the caller must be in at least one.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "OneOrMany<String>")]
+    pub groups: Option<OneOrMany<String>>,
+    /// Methods that the entry is about, in upper case. Default: all.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "OneOrMany<String>")]
+    pub methods: Option<OneOrMany<String>>,
+}
+
+pub struct Authorize {
+    /// `None`: there is no table. Never empty.
+    allow: Option<Vec<Rule>>,
+    expression: Option<Expression>,
+}
+
+struct Rule {
+    roles: Vec<String>,
+    scopes: Vec<String>,
+    groups: Vec<String>,
+    methods: Vec<Method>,
+}
+
+impl Build for Authorize {
+    const NAME: &'static str = "authorize";
+    const EXAMPLE: &'static str = "{ allow: [{ roles: [orders-admin] }, { scopes: [\"orders:read\"], methods: [GET, HEAD] }], expression: \"principal.claims.tenant == 'acme'\" }";
+    type Config = Config;
+
+    fn build(config: Config, _env: &Env) -> Result<Self, ConfigError> {
+        let Config { allow, expression } = config;
+        if allow.is_none() && expression.is_none() {
+            return Err(ConfigError::new("this filter says nothing of who may pass").help("give `allow`, `expression` or both"));
+        }
+        let allow = allow.map(rules).transpose().map_err(|error| error.at("allow"))?;
+        let expression =
+            expression.map(|source| Expression::compile(&source)).transpose().map_err(|error| error.at("expression"))?;
+        Ok(Self { allow, expression })
+    }
+}
+
+fn rules(entries: Vec<Allow>) -> Result<Vec<Rule>, ConfigError> {
+    if entries.is_empty() {
+        return Err(
+            ConfigError::new("the list is empty, so nobody could pass").help("name at least one entry, or leave the key out")
+        );
+    }
+    entries.into_iter().enumerate().map(|(at, entry)| rule(entry).map_err(|error| error.at(at))).collect()
+}
+
+fn rule(entry: Allow) -> Result<Rule, ConfigError> {
+    let Allow { roles, scopes, groups, methods } = entry;
+    if roles.is_none() && scopes.is_none() && groups.is_none() && methods.is_none() {
+        return Err(ConfigError::new("the entry asks for nothing, so everybody could pass")
+            .help("give at least one of `roles`, `scopes`, `groups` and `methods`"));
+    }
+    Ok(Rule {
+        roles: names("roles", roles)?,
+        scopes: names("scopes", scopes)?,
+        groups: names("groups", groups)?,
+        methods: names("methods", methods)?
+            .iter()
+            .enumerate()
+            .map(|(at, name)| method(name).map_err(|error| error.at(at).at("methods")))
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+fn names(key: &'static str, names: Option<OneOrMany<String>>) -> Result<Vec<String>, ConfigError> {
+    let Some(OneOrMany(names)) = names else { return Ok(Vec::new()) };
+    if names.is_empty() {
+        return Err(ConfigError::new("the list is empty").help("name at least one, or leave the key out").at(key));
+    }
+    match names.iter().position(|name| name.trim() != name || name.is_empty()) {
+        Some(at) => Err(ConfigError::new("a name is empty, or has spaces at its ends").at(at).at(key)),
+        None => Ok(names),
+    }
+}
+
+fn method(name: &str) -> Result<Method, ConfigError> {
+    let method = Method::parse(name.as_bytes()).ok_or_else(|| ConfigError::new(format!("`{name}` is not a method")))?;
+    let upper = name.to_ascii_uppercase();
+    if upper != name && !matches!(Method::parse(upper.as_bytes()), None | Some(Method::Other(_))) {
+        return Err(
+            ConfigError::new(format!("methods have a case, so `{name}` would never match")).help(format!("write `{upper}`"))
+        );
+    }
+    Ok(method)
+}
+
+impl Filter for Authorize {
+    fn request(&self, request: &mut RequestHead, exchange: &mut Exchange) -> Verdict {
+        let mut allowed = true;
+        let principal = exchange.principal().map(Arc::clone);
+        let principal = principal.as_deref();
+        if let Some(rules) = &self.allow {
+            let ok = rules.iter().any(|rule| rule.holds(request.method(), principal));
+            allowed &= exchange.check("allow", reason::AUTHORIZE_DENIED, ok, || {
+                let expected = first_few(rules.iter().map(Rule::describe), rules.len());
+                Finding::new(format!("one of: {expected}"), observed(request.method(), principal))
+            });
+        }
+        if let Some(expression) = &self.expression {
+            let result = expression.holds(request, exchange);
+            allowed &= exchange.check("expression", reason::AUTHORIZE_DENIED, result.is_ok(), || {
+                let observed = result.err().unwrap_or_else(|| "true".to_owned());
+                let finding = Finding::new(format!("`{}` is true", shortened(expression.source())), observed);
+                match principal {
+                    None if expression.reads_principal() => finding.hint("the request has no principal"),
+                    _ => finding,
+                }
+            });
+        }
+        if allowed { Verdict::Continue } else { self.deny(principal, request) }
+    }
+
+    fn needs(&self) -> Needs {
+        let mut parts = Vec::new();
+        if let Some(rules) = &self.allow {
+            parts.push(first_few(rules.iter().map(Rule::describe), rules.len()));
+        }
+        if let Some(expression) = &self.expression {
+            parts.push(format!("cel: {}", shortened(expression.source())));
+        }
+        let reads_certificate = self.expression.as_ref().is_some_and(Expression::reads_certificate);
+        Needs {
+            reads_identity: self.asks_who() || reads_certificate,
+            summary: Some(format!("authorize({})", parts.join("; "))),
+            ..Needs::default()
+        }
+    }
+}
+
+impl Authorize {
+    /// Whether knowing the caller could make a difference.
+    fn asks_who(&self) -> bool {
+        self.allow.iter().flatten().any(Rule::asks_who) || self.expression.as_ref().is_some_and(Expression::reads_principal)
+    }
+
+    fn deny(&self, principal: Option<&Principal>, request: &RequestHead) -> Verdict {
+        let denial = Denial::new(reason::AUTHORIZE_DENIED);
+        if principal.is_some() || !self.asks_who() {
+            return Verdict::Deny(denial);
+        }
+        // RFC 9110, section 15.5.2: a 401 has a challenge. Without credentials, RFC 6750 names no error.
+        let challenge = Challenge { realm: request.host(), error: None, scope: None };
+        Verdict::Deny(denial.status(401).header("www-authenticate", challenge.to_string()))
+    }
+}
+
+impl Rule {
+    fn asks_who(&self) -> bool {
+        !(self.roles.is_empty() && self.scopes.is_empty() && self.groups.is_empty())
+    }
+
+    fn holds(&self, method: &Method, principal: Option<&Principal>) -> bool {
+        if !self.methods.is_empty() && !self.methods.contains(method) {
+            return false;
+        }
+        let has = |granted: &[Arc<str>], wanted: &String| granted.iter().any(|granted| **granted == **wanted);
+        match principal {
+            None => !self.asks_who(),
+            Some(principal) => {
+                (self.roles.is_empty() || self.roles.iter().any(|role| has(&principal.roles, role)))
+                    && (self.groups.is_empty() || self.groups.iter().any(|group| has(&principal.groups, group)))
+                    && self.scopes.iter().all(|scope| has(&principal.scopes, scope))
+            }
+        }
+    }
+
+    /// `role a or b and scope c (GET)`
+    fn describe(&self) -> String {
+        let mut parts = Vec::new();
+        if !self.roles.is_empty() {
+            parts.push(format!("role {}", self.roles.join(" or ")));
+        }
+        if !self.groups.is_empty() {
+            parts.push(format!("group {}", self.groups.join(" or ")));
+        }
+        if !self.scopes.is_empty() {
+            parts.push(format!("scope {}", self.scopes.join(" and ")));
+        }
+        if !self.methods.is_empty() {
+            let methods: Vec<&str> = self.methods.iter().map(Method::as_str).collect();
+            parts.push(format!("method {}", methods.join(" or ")));
+        }
+        parts.join(", ")
+    }
+}
+
+fn observed(method: &Method, principal: Option<&Principal>) -> String {
+    let Some(principal) = principal else { return format!("{method} by nobody known") };
+    let few = |items: &[Arc<str>]| first_few(items, items.len());
+    format!("{method} with roles {}; groups {}; scopes {}", few(&principal.roles), few(&principal.groups), few(&principal.scopes))
+}
+
+fn shortened(source: &str) -> String {
+    let line = source.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", line.get(..end).unwrap_or_default()),
+        None => line,
+    }
+}
+
+#[cfg(test)]
+#[path = "authorize_tests.rs"]
+mod tests;
