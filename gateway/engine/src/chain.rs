@@ -183,7 +183,7 @@ impl Chain {
                 ended @ Step::Ended(..) => return ended,
             }
         }
-        Step::Ended(at, Ending::Fault(FilterError::new("waited too often")))
+        self.settle(at, Verdict::Fault(FilterError::new("waited too often")), next.before, request, exchange)
     }
 
     /// Counts a verdict and applies the filter's mode to it.

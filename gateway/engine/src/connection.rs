@@ -34,9 +34,12 @@ impl Client {
         (snapshot, plan)
     }
 
-    /// Whether the listener still exists. Connections of one that is gone end after the request in progress.
+    /// Whether the listener still exists, and speaks TLS or not as it did then. Connections of one that is gone end after
+    /// the request in progress.
     pub fn is_listed(&self) -> bool {
-        self.current.snapshot().listener(&self.connection.listener).is_some()
+        let snapshot = self.current.snapshot();
+        let plan = snapshot.listener(&self.connection.listener);
+        plan.is_some_and(|plan| plan.settings.tls.is_some() == self.connection.tls.is_some())
     }
 
     /// The client certificate, judged now: by today's CAs and revocation lists, also on a connection opened before.

@@ -11,7 +11,9 @@ use crate::pool::{BackendId, Pool, Selected};
 use crate::rescue::{self, Cause};
 use crate::route::Lookup;
 use bytes::Bytes;
-use portcullis_plugin::{CertificateStatus, Connection, Denial, Exchange, ReasonCode, Reply, RequestHead, ResponseHead, reason};
+use portcullis_plugin::{
+    CertificateStatus, Connection, Denial, Exchange, Finding, ReasonCode, Reply, RequestHead, ResponseHead, reason,
+};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -165,6 +167,9 @@ impl Run {
         if self.plan.is_misdirected(&self.request, self.exchange.connection()) {
             return Next::Reply(self.fail(Cause::Misdirected));
         }
+        if let Some(reason) = self.lacks_certificate() {
+            return Next::Reply(self.fail(Cause::Refused { status: 403, reason }));
+        }
         let plan = Arc::clone(&self.plan);
         let step = plan.chain.request(&mut self.request, &mut self.exchange);
         if let Some((at, ending)) = self.follow(&plan.chain, step).await {
@@ -202,6 +207,24 @@ impl Run {
             Action::Respond(reply) => Next::Reply(reply.clone()),
             Action::Redirect(redirect) => Next::Reply(redirect.reply(&self.request)),
         }
+    }
+
+    /// Why the client certificate does not do on a listener that requires one. The handshake has seen to it, but since then
+    /// the certificate may have ended, a revocation list have come, or the listener have begun to require one.
+    fn lacks_certificate(&mut self) -> Option<ReasonCode> {
+        if !self.plan.settings.tls.as_ref().is_some_and(|tls| tls.requires_client_certificate()) {
+            return None;
+        }
+        self.exchange.driver_enter("client_auth");
+        let (reason, finding) = match self.exchange.certificate() {
+            CertificateStatus::Verified(_) => return None,
+            CertificateStatus::Missing => (reason::CERT_MISSING, Finding::new("a client certificate", "none")),
+            CertificateStatus::Refused(refusal) => {
+                (refusal.reason, Finding::new(refusal.expected.as_str(), refusal.observed.as_str()))
+            }
+        };
+        self.exchange.check("certificate", reason, false, || finding);
+        Some(reason)
     }
 
     fn forward(&mut self, pool: Arc<Pool>) -> Next {
@@ -314,7 +337,8 @@ impl Run {
     /// The reply, if the body is too large or a filter refuses it.
     pub fn request_body(&mut self, data: &mut Option<Bytes>, last: bool) -> Result<(), Reply> {
         self.traffic.bytes_in += data.as_ref().map_or(0, |data| data.len() as u64);
-        if self.plan.body_limit.is_some_and(|limit| self.traffic.bytes_in > limit) {
+        // What goes through a tunnel is no request body.
+        if !self.framing.upgrade && self.plan.body_limit.is_some_and(|limit| self.traffic.bytes_in > limit) {
             return Err(self.fail(Cause::BodyTooLarge));
         }
         let plan = Arc::clone(&self.plan);

@@ -84,6 +84,8 @@ pub async fn explain(snapshot: &Arc<Snapshot>, query: &Query) -> Result<Explanat
     let target = target.split('#').next().unwrap_or_default();
     let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
     let plan = listener(snapshot, query, scheme, authority)?;
+    // As on the wire, the connection says what the scheme is.
+    let scheme = if plan.settings.tls.is_some() { Scheme::Https } else { Scheme::Http };
 
     let mut head = format!("{} {target} HTTP/1.1\r\n", query.method).into_bytes();
     if !query.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
@@ -121,11 +123,13 @@ pub async fn explain(snapshot: &Arc<Snapshot>, query: &Query) -> Result<Explanat
     let mut run = Run::new(Arc::clone(snapshot), plan, connection, certificate, request, framing, query.at);
     run.rehearse();
     let next = run.judge().await;
-    let (status, pool) = match next {
-        Next::Forward(pool) => (None, Some(pool.name().to_string())),
-        Next::Reply(reply) => (Some(run.reply(reply).0.status()), None),
+    let (status, pool, upstream_headers) = match next {
+        Next::Forward(pool) => {
+            let host = pool.host().unwrap_or_else(|| run.request().authority());
+            (None, Some(pool.name().to_string()), upstream_headers(run.request(), host))
+        }
+        Next::Reply(reply) => (Some(run.reply(reply).0.status()), None, BTreeMap::new()),
     };
-    let upstream_headers = if pool.is_some() { upstream_headers(run.request()) } else { BTreeMap::new() };
     Ok(Explanation {
         listener: run.plan().settings.name.to_string(),
         route: run.exchange().route().map(ToString::to_string),
@@ -170,9 +174,9 @@ pub fn is_shown(name: &str) -> bool {
 }
 
 /// What would be sent up, without what opens doors.
-fn upstream_headers(request: &RequestHead) -> BTreeMap<String, serde_json::Value> {
+fn upstream_headers(request: &RequestHead, host: &str) -> BTreeMap<String, serde_json::Value> {
     let mut shown: BTreeMap<String, serde_json::Value> = BTreeMap::new();
-    shown.insert("host".into(), request.authority().into());
+    shown.insert("host".into(), host.into());
     for (name, value) in request.headers().iter() {
         let name = name.to_ascii_lowercase();
         let value = if is_shown(&name) { String::from_utf8_lossy(value).into_owned() } else { "(not shown)".into() };

@@ -32,6 +32,9 @@ const UPSTREAM_CONNECTIONS: usize = 4096;
 /// How long the last lines of the access log may take at the end.
 const LAST_LINES: Duration = Duration::from_secs(5);
 
+/// How long connections may take to end that are broken off.
+const BREAK_OFF: Duration = Duration::from_secs(1);
+
 /// Where a configuration comes from.
 #[derive(Debug, Clone)]
 enum Source {
@@ -145,6 +148,8 @@ impl Builder {
             sockets: Mutex::new(Vec::new()),
             admin: Mutex::new(None),
             reloading: tokio::sync::Mutex::new(()),
+            failed: Mutex::default(),
+            broken: watch::channel(false).0,
             readiness,
             metrics,
         });
@@ -228,6 +233,10 @@ pub(crate) struct Inner {
     admin: Mutex<Option<OpenAdmin>>,
     /// One reload at a time.
     reloading: tokio::sync::Mutex<()>,
+    /// The files that the last reload failed over: none once one succeeds.
+    failed: Mutex<Vec<PathBuf>>,
+    /// True when open connections are to be broken off.
+    broken: watch::Sender<bool>,
     readiness: Readiness,
     metrics: Arc<Metrics>,
 }
@@ -288,11 +297,16 @@ impl Inner {
             let latest = latest.clone();
             move || Arc::clone(&latest().settings)
         };
+        let broken = self.broken.subscribe();
         let serve = move |accepted: listen::Accepted| {
             let client = Client::new(accepted.connection, accepted.certificate, Arc::clone(&current), latest());
             let serving = Arc::clone(&serving);
+            let mut broken = broken.clone();
             async move {
-                serving.serve(accepted.stream, Arc::new(client), accepted.http2).await;
+                tokio::select! {
+                    () = serving.serve(accepted.stream, Arc::new(client), accepted.http2) => {}
+                    _ = broken.wait_for(|broken| *broken) => {}
+                }
                 drop(accepted.permit);
             }
         };
@@ -335,6 +349,10 @@ impl Inner {
                 self.metrics.reload_failed();
             }
         }
+        *self.failed.lock() = match &result {
+            Err(StartError::Configuration(diagnostics)) => diagnostics.files().to_vec(),
+            _ => Vec::new(),
+        };
         result.map(|()| generation)
     }
 
@@ -359,8 +377,11 @@ impl Inner {
         Ok(())
     }
 
+    /// What to watch: the files of the running configuration, and those whose change may mend one that failed.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
-        self.current.snapshot().files.clone()
+        let mut files = self.current.snapshot().files.clone();
+        files.extend(self.failed.lock().iter().cloned());
+        files
     }
 
     pub(crate) fn config_path(&self) -> Option<&Path> {
@@ -380,6 +401,11 @@ impl Inner {
         self.serving.proxy.http_cleanup().await;
         self.serving.tracker.close();
         let ended = tokio::time::timeout(within, self.serving.tracker.wait()).await.is_ok();
+        if !ended {
+            self.broken.send_replace(true);
+            // They end at once, and their last lines are still to be written.
+            let _ = tokio::time::timeout(BREAK_OFF, self.serving.tracker.wait()).await;
+        }
         // Writing may wait for a disk: not on a thread that serves.
         let log = self.current.snapshot().access_log.clone();
         let _ = tokio::task::spawn_blocking(move || log.flush(LAST_LINES)).await;
@@ -484,5 +510,6 @@ impl Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         self.inner.stop_accepting();
+        self.inner.broken.send_replace(true);
     }
 }

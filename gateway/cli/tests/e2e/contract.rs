@@ -303,7 +303,7 @@ async fn the_partners_route(running: &Running, certificates: &Certificates, upst
         assert_same(&running.folder, &line, &arguments);
         if reason.is_none() {
             let (seen, facts) = (upstreams[2].last().unwrap(), identity.unwrap().facts());
-            assert_eq!(seen.header_all("x-client-cert-sha256"), [facts.sha256.clone()]);
+            assert_eq!(seen.header_all("x-client-cert-sha256"), std::slice::from_ref(&facts.sha256));
             let subject = seen.header_all("x-client-cert-subject");
             assert!(subject.len() == 1 && subject[0].starts_with("CN=Acme"), "{subject:?}");
             assert_eq!(line["tls"]["client_cert_sha256"], facts.sha256);

@@ -89,13 +89,13 @@ async fn no_published_vector_is_accepted_and_none_is_our_fault() {
         .unwrap();
     }
     let stage = Stage::start(&format!("{config}{routes}")).await;
+    let inspection = stage.inspect_online();
     let mut tokens = Vec::new();
     for (id, at, token) in vectors.tokens {
-        let response = stage.send(&Call::get(&format!("/{at}")).bearer(&token)).await;
-        assert_eq!(response.status, 401, "{id}: {token}");
-        let challenge = response.header("www-authenticate").unwrap_or_default();
+        let judged = stage.judge_by(&inspection, &Call::get(&format!("/{at}")).bearer(&token)).await;
+        assert_eq!(judged.response.status, 401, "{id}: {token}");
+        let challenge = judged.response.header("www-authenticate").unwrap_or_default();
         assert!(challenge.contains("error=\"invalid_token\""), "{id}: {challenge}");
-        crate::stage::assert_refusal(&response);
         tokens.push(token);
     }
     assert_eq!(stage.upstream.count(), 0);

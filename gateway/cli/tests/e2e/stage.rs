@@ -140,6 +140,11 @@ impl Stage {
         inspect::inspect(&self.file("edge.yaml"), &portcullis_plugins::table(), Some(keys.as_bytes())).unwrap()
     }
 
+    /// As [`inspect`](Self::inspect), but explanations ask the issuer for its keys.
+    pub fn inspect_online(&self) -> Inspection {
+        inspect::inspect(&self.file("edge.yaml"), &portcullis_plugins::table(), None).unwrap()
+    }
+
     /// Sends a request on a connection of its own.
     pub async fn send(&self, call: &Call<'_>) -> Response {
         let mut client = self.connect(call).await;
@@ -278,7 +283,8 @@ impl<'a> Call<'a> {
         bytes
     }
 
-    fn query(&self) -> Query {
+    /// As `explain` is asked about it.
+    pub fn query(&self) -> Query {
         Query {
             url: format!("{}://{}{}", if self.https { "https" } else { "http" }, self.host, self.target),
             method: self.method.to_owned(),

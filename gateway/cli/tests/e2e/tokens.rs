@@ -85,7 +85,8 @@ async fn hole_the_algorithm_is_taken_from_the_token() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_hostile_token_is_refused_for_its_reason_on_the_wire_in_the_log_in_metrics_and_offline() {
+async fn hole_the_reason_of_a_refusal_is_lost() {
+    // Each has its own, and it is the same on the wire, in the log, in the metrics and offline.
     let stage = Stage::start(CONFIG).await;
     let inspection = stage.inspect();
     let hostile = stage.provider.tokens().hostile(&good()).unwrap();
@@ -109,7 +110,7 @@ async fn every_hostile_token_is_refused_for_its_reason_on_the_wire_in_the_log_in
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refusal_has_a_challenge_that_says_no_more_than_rfc_6750_asks_for() {
+async fn hole_401_without_www_authenticate_or_with_more_than_rfc_6750_asks_for() {
     let stage = Stage::start(CONFIG).await;
     let issue = |spec: TokenSpec| stage.provider.issue(&spec).unwrap();
     let bearer = |spec: TokenSpec| Call::get("/orders/1").bearer(&issue(spec));
@@ -200,7 +201,7 @@ async fn no_token_or_secret_is_written_down_of_what_is_allowed_either() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hole_denied_requests_lack_fields_in_the_log() {
+async fn hole_denied_requests_lack_fields_in_the_log_and_their_policy_is_none() {
     let stage = Stage::start(CONFIG).await;
     let token = stage.provider.issue(&good().scope("other")).unwrap();
     let allowed = stage.judge(&Call::get("/orders/1").bearer(&stage.provider.issue(&good()).unwrap())).await;
@@ -208,7 +209,6 @@ async fn hole_denied_requests_lack_fields_in_the_log() {
     denied.refused(403, "token.scope.missing");
     assert_eq!(crate::stage::members(&allowed.line), crate::stage::members(&denied.line));
     let line = &denied.line;
-    // "Denied, and the log says that no policy matched" is the other half of it.
     assert_eq!((&line["route"], &line["verdict"]), (&"orders".into(), &"deny".into()));
     assert_eq!((&line["method"], &line["host"], &line["path"]), (&"GET".into(), &"api.example.test".into(), &"/orders/1".into()));
     assert_eq!((&line["client"], &line["protocol"], &line["attempts"]), (&"127.0.0.1".into(), &"HTTP/1.1".into(), &0.into()));
@@ -269,6 +269,7 @@ async fn hole_a_request_with_upgrade_skips_the_filters() {
     let spoofed = [("authorization", bearer.as_str()), ("x-user", "root")];
     let response = client.websocket("api.example.test", "/orders/1", &spoofed).await.unwrap();
     assert_eq!(response.status, 101);
+    assert_eq!(client.echo("hello").await.unwrap(), "hello");
     let seen = stage.upstream.last().unwrap();
     assert_eq!(seen.header_all("x-user"), ["alice"]);
     assert_eq!(seen.header_all("authorization"), Vec::<String>::new());

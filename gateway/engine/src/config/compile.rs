@@ -77,7 +77,10 @@ pub fn compile(mut loaded: Loaded, context: &Context<'_>) -> Result<(Snapshot, V
             snapshot.files.dedup();
             Ok((snapshot, diagnostics.warnings().cloned().collect()))
         }
-        _ => Err(diagnostics),
+        _ => {
+            diagnostics.watch(env.files());
+            Err(diagnostics)
+        }
     }
 }
 

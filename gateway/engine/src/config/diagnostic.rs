@@ -294,6 +294,11 @@ impl Diagnostics {
         self.items.push(diagnostic);
     }
 
+    /// More files to watch.
+    pub fn watch(&mut self, files: impl IntoIterator<Item = PathBuf>) {
+        self.files.extend(files);
+    }
+
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }

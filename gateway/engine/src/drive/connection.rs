@@ -5,12 +5,13 @@
 //! normaliser in the driver.
 
 use super::body_watch::BodyWatch;
+use super::convert;
 use super::gate::Gate;
 use super::pingora::{Driver, Inbound};
 use crate::connection::Client;
 use crate::http1::{self, Parsed};
-use crate::normalise::{self, BodyLength, Refusal};
-use crate::refusals;
+use crate::normalise::{self, BodyLength, Framing, Refusal};
+use crate::refusals::{self, Sketch};
 use crate::rescue;
 use bytes::BytesMut;
 use pingora::apps::HttpServerApp;
@@ -20,7 +21,7 @@ use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{Digest, GetSocketDigest, GetTimingDigest, Stream};
 use pingora_http::ResponseHeader;
 use pingora_proxy::HttpProxy;
-use portcullis_plugin::{Finding, Scheme, Version, reason};
+use portcullis_plugin::{Finding, ResponseHead, Scheme, Version, reason};
 use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
@@ -70,7 +71,9 @@ impl Serving {
                 BodyLength::Chunked => gate.allow_chunked(),
             }
             let mut head = Vec::with_capacity(1024);
-            http1::write_head(&inbound.request, &inbound.framing, &mut head);
+            // See the gate: an upgrade's body has no end before the answer.
+            let body = if inbound.framing.upgrade { BodyLength::Chunked } else { inbound.framing.body };
+            http1::write_head(&inbound.request, &Framing { body, ..inbound.framing }, &mut head);
             let mut session = ServerSession::new_http1(gate);
             if let ServerSession::H1(session) = &mut session {
                 session.set_pipelined_prefix(BytesMut::from(&head[..]));
@@ -78,6 +81,8 @@ impl Serving {
                 session.set_abort_on_close(false);
                 // HTTP/1.0 knows no interim responses (RFC 9110, section 15.2).
                 session.set_ignore_info_resp(inbound.request.version() == Version::Http10);
+                // The end of a refused upgrade's body is ours to give, right behind the answer.
+                session.set_close_on_response_before_downstream_finish(!inbound.framing.upgrade);
             }
             session.set_keepalive(keep_alive.then_some(60));
             session.set_connection_user_context(Some(Box::new(inbound)));
@@ -170,7 +175,11 @@ impl Serving {
         };
         let mut options = http2::default_h2_options();
         options.max_concurrent_streams(limits.h2_streams);
-        options.max_header_list_size(u32::try_from(limits.header_bytes.0).unwrap_or(u32::MAX));
+        // Somewhat more than is allowed: the library answers what is over its limit by itself, uncounted and without an id.
+        // Its own count adds 32 bytes for each field.
+        let fields = u64::try_from(limits.header_fields).unwrap_or(u64::MAX).saturating_mul(64);
+        let header_list = limits.header_bytes.0.saturating_mul(2).saturating_add(fields);
+        options.max_header_list_size(u32::try_from(header_list).unwrap_or(u32::MAX));
         // One preface and one settings frame are all a client has to send before its first request.
         let handshake = http2::handshake(gate, Some(options));
         let Ok(Ok(mut connection)) = timeout_at(Instant::now() + limits.header_timeout.get(), handshake).await else { return };
@@ -196,7 +205,21 @@ impl Serving {
                     continue;
                 }
             };
+            if !stopping && !client.is_listed() {
+                // A reload has removed the listener: what was begun is served, and nothing after it.
+                connection.graceful_shutdown();
+                stopping = true;
+            }
             match accepted {
+                Ok(Some(H2Accept::Session(stream))) if stream.req_header().method == http::Method::CONNECT => {
+                    // Pingora would refuse it by itself, uncounted and without an id.
+                    let client = Arc::clone(&client);
+                    let tokens = (streams.token(), self.tracker.token());
+                    tokio::spawn(async move {
+                        refuse_stream(stream, &client, &Refusal::method("CONNECT")).await;
+                        drop(tokens);
+                    });
+                }
                 Ok(Some(H2Accept::Session(stream))) => {
                     let (proxy, shutdown) = (Arc::clone(&self.proxy), self.shutdown.clone());
                     let (of_connection, of_gateway) = (streams.token(), self.tracker.token());
@@ -213,7 +236,10 @@ impl Serving {
                 }
                 Ok(Some(H2Accept::Rejected)) => {
                     malformed += 1;
-                    plan.metrics.refused(reason::REQUEST_AMBIGUOUS);
+                    // It has its answer, or its reset, from Pingora: what is left is to count and log it.
+                    let (snapshot, plan) = client.current();
+                    let refusal = Refusal::ambiguous("a well-formed HTTP/2 request", "a malformed one");
+                    refusals::refuse(&snapshot, &plan, &client.connection, &refusal, Sketch::default());
                     if malformed > MAX_MALFORMED_STREAMS {
                         return;
                     }
@@ -221,5 +247,20 @@ impl Serving {
                 Ok(None) | Err(_) => return,
             }
         }
+    }
+}
+
+/// Answers one stream that is not handed on.
+async fn refuse_stream(mut stream: Http2Session, client: &Client, refusal: &Refusal) {
+    let (snapshot, plan) = client.current();
+    let head = stream.req_header();
+    let authority = head.uri.authority().map_or("", |authority| authority.as_str());
+    let sketch = Sketch::new(head.method.as_str().as_bytes(), authority.as_bytes(), b"", "HTTP/2");
+    let reply = refusals::refuse(&snapshot, &plan, &client.connection, refusal, sketch);
+    let Ok(response) = convert::own_response(&ResponseHead::new(reply.status, reply.headers), &reply.body) else { return };
+    stream.set_write_timeout(Some(plan.settings.limits.write_timeout.get()));
+    if stream.write_response_header(Box::new(response), false).is_ok() {
+        // Who does not read the answer does without it.
+        let _ = stream.write_body(reply.body, true).await;
     }
 }

@@ -54,6 +54,32 @@ fn invalid(what: &str) -> Box<Error> {
     Error::explain(ErrorType::InvalidHTTPHeader, format!("{what} of the response is invalid"))
 }
 
+/// Takes out what a backend says of its own connection: the client has another one, and none of its business there (RFC
+/// 9110, section 7.6.1). `Transfer-Encoding` stays, because Pingora frames the message by it, and so do the fields that
+/// make a 101 or a 426 what it is.
+pub fn strip_hop_fields(response: &mut ResponseHead) {
+    const OF_ONE_HOP: &[&str] = &["keep-alive", "proxy-connection", "proxy-authenticate", "te"];
+    const NEVER_NOMINATED: &[&str] = &["connection", "content-length", "transfer-encoding", "upgrade"];
+    let nominated: Vec<String> = response
+        .headers()
+        .get_all("connection")
+        .flat_map(|value| value.split(|b| *b == b','))
+        .map(|name| String::from_utf8_lossy(name.trim_ascii()).to_ascii_lowercase())
+        .filter(|name| !name.is_empty() && !NEVER_NOMINATED.contains(&name.as_str()))
+        .collect();
+    let status = response.status();
+    response.headers_mut().driver_retain(|name, _| {
+        let is = |known: &&str| known.eq_ignore_ascii_case(name);
+        if is(&"connection") {
+            return status == 101;
+        }
+        if is(&"upgrade") {
+            return matches!(status, 101 | 426);
+        }
+        !OF_ONE_HOP.iter().any(is) && !nominated.iter().any(|known| known.eq_ignore_ascii_case(name))
+    });
+}
+
 /// Puts what the filters left of a response head back. Framing stays as the upstream said.
 pub fn write_response(head: &ResponseHead, target: &mut ResponseHeader) -> Result<()> {
     if head.status() != target.status.as_u16() {
@@ -83,4 +109,43 @@ pub fn own_response(head: &ResponseHead, body: &Bytes) -> Result<ResponseHeader>
         response.insert_header("Content-Length", body.len())?;
     }
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stripped(status: u16, fields: &[(&str, &str)]) -> Vec<String> {
+        let mut headers = Headers::new();
+        for (name, value) in fields {
+            headers.driver_append(name, value.as_bytes()).unwrap();
+        }
+        let mut response = ResponseHead::new(status, headers);
+        strip_hop_fields(&mut response);
+        response.headers().iter().map(|(name, _)| name.to_ascii_lowercase()).collect()
+    }
+
+    #[test]
+    fn what_a_backend_says_of_its_connection_stays_with_it() {
+        let fields = [
+            ("Connection", "close, X-Internal"),
+            ("connection", "Content-Length, Transfer-Encoding"),
+            ("Keep-Alive", "timeout=5"),
+            ("Proxy-Connection", "keep-alive"),
+            ("Proxy-Authenticate", "Basic"),
+            ("Upgrade", "h2c"),
+            ("TE", "trailers"),
+            ("X-Internal", "1"),
+            ("Transfer-Encoding", "chunked"),
+            ("X-Other", "1"),
+        ];
+        assert_eq!(stripped(200, &fields), ["transfer-encoding", "x-other"]);
+    }
+
+    #[test]
+    fn a_switch_of_protocols_keeps_what_it_is_made_of() {
+        let fields = [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Accept", "x"), ("Keep-Alive", "1")];
+        assert_eq!(stripped(101, &fields), ["connection", "upgrade", "sec-websocket-accept"]);
+        assert_eq!(stripped(426, &[("Upgrade", "websocket"), ("Connection", "Upgrade")]), ["upgrade"]);
+    }
 }

@@ -28,6 +28,9 @@ const STASH: usize = 64 << 10;
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 1 << 20;
 
+/// The end of a chunked body (RFC 9112, section 7.1).
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
 /// What may be read from the gate.
 #[derive(Debug)]
 enum Allowance {
@@ -35,8 +38,11 @@ enum Allowance {
     Open,
     /// The body has ended, or there is none.
     Spent,
-    /// An upgrade was asked for. What the client sends already is kept until the answer says 101.
+    /// An upgrade was asked for, and Pingora was told of a chunked body (see [`Gate::allow_after_upgrade`]). What the client
+    /// sends already is kept until the answer is known.
     Upgrade,
+    /// The upgrade was refused: so many bytes of [`LAST_CHUNK`] have been read.
+    Refused(usize),
     Exact(u64),
     Chunked(Scanner),
 }
@@ -92,21 +98,29 @@ impl Gate {
         self.allowance = Allowance::Chunked(Scanner::default());
     }
 
-    /// Nothing, until a response with status 101 is written.
+    /// Nothing until the answer is written; then everything if it says 101, and the end of an empty chunked body if not.
+    ///
+    /// Pingora takes the end of a request without a body for the end of the tunnel if the upstream says 101 before it has
+    /// looked at that end. A body whose end is not there yet leaves it nothing to mistake.
     pub fn allow_after_upgrade(&mut self) {
         self.allowance = Allowance::Upgrade;
     }
 
     /// Sees the start of what is written to the client.
     fn note_written(&mut self, data: &[u8]) {
-        if matches!(self.allowance, Allowance::Upgrade) && data.starts_with(b"HTTP/1.1 101 ") {
-            self.allowance = Allowance::Open;
+        if matches!(self.allowance, Allowance::Upgrade) {
+            self.allowance = match data.strip_prefix(b"HTTP/1.1 ") {
+                Some(rest) if rest.starts_with(b"101 ") => Allowance::Open,
+                // An interim response decides nothing.
+                Some(rest) if rest.starts_with(b"1") => return,
+                _ => Allowance::Refused(0),
+            };
         }
     }
 
     /// Whether the whole body was read, so that what comes next is a head.
     pub fn is_spent(&self) -> bool {
-        matches!(self.allowance, Allowance::Spent | Allowance::Upgrade)
+        matches!(self.allowance, Allowance::Spent | Allowance::Upgrade | Allowance::Refused(_))
     }
 
     /// Reads only to learn whether the client is still there; its bytes are kept.
@@ -175,6 +189,16 @@ impl AsyncRead for Gate {
             Allowance::Open if gate.buffer.is_empty() => Pin::new(&mut gate.inner).poll_read(context, out),
             Allowance::Open => gate.poll_some(context, out, usize::MAX).map_ok(|_| ()),
             Allowance::Spent | Allowance::Upgrade => gate.poll_beyond(context),
+            Allowance::Refused(read) => {
+                let rest = LAST_CHUNK.get(read..).unwrap_or_default();
+                if rest.is_empty() {
+                    return gate.poll_beyond(context);
+                }
+                let len = rest.len().min(out.remaining());
+                out.put_slice(&rest[..len]);
+                gate.allowance = Allowance::Refused(read + len);
+                Poll::Ready(Ok(()))
+            }
             Allowance::Exact(left) => {
                 let len = ready!(gate.poll_some(context, out, usize::try_from(left).unwrap_or(usize::MAX)))?;
                 gate.allow_exact(left - len as u64);
@@ -221,7 +245,8 @@ impl Shutdown for Gate {
         // Closing while the client is still sending makes its kernel throw our last response away (RFC 9112, section
         // 9.6): say that we are done, then let it finish within bounds.
         if self.is_spent() && self.buffer.is_empty() || self.http2 {
-            self.inner.shutdown().await;
+            // The end of TLS is written too, and a client that does not read could make that last.
+            let _ = tokio::time::timeout(LINGER, self.inner.shutdown()).await;
             return;
         }
         let _ = tokio::time::timeout(LINGER, async {

@@ -56,6 +56,8 @@ pub struct Context {
     deadline: Option<Instant>,
     decided: Option<Reply>,
     responded: bool,
+    /// A reply of our own has been written in full where Pingora will drop the connection.
+    answered: bool,
     watch: Option<Arc<BodyWatch>>,
 }
 
@@ -113,6 +115,10 @@ impl ProxyHttp for Driver {
         session.set_read_timeout(Some(limits.body_timeout.get()));
         session.set_write_timeout(Some(limits.write_timeout.get()));
         session.as_downstream_mut().set_total_drain_timeout(Some(DRAIN));
+        if session.req_header().version == http::Version::HTTP_10 {
+            // It would take an interim response for the answer (RFC 9110, section 15.2).
+            session.as_downstream_mut().set_ignore_info_resp(true);
+        }
         let now = SystemTime::now();
         let certificate = inbound.client.certificate_status(&inbound.plan, now);
         let connection = Arc::clone(&inbound.client.connection);
@@ -259,6 +265,12 @@ impl ProxyHttp for Driver {
         let host = context.pool.as_ref().and_then(|pool| pool.host().map(str::to_owned));
         let run = context.run()?;
         let host = host.as_deref().unwrap_or_else(|| run.request().authority());
+        if run.framing().upgrade {
+            // The chunked body that Pingora was told of, so that it has no end before the answer, is between us and it.
+            upstream.remove_header("transfer-encoding");
+            // Said outright, or Pingora puts it back.
+            upstream.insert_header("Content-Length", "0")?;
+        }
         convert::write_request(run.request(), host, run.rewrites_request_body(), upstream)
     }
 
@@ -308,12 +320,16 @@ impl ProxyHttp for Driver {
 
     async fn response_filter(&self, session: &mut Session, response: &mut ResponseHeader, context: &mut Context) -> Result<()> {
         if response.status.is_informational() && response.status.as_u16() != 101 {
-            return Ok(());
+            let mut interim = convert::read_response(response)?;
+            convert::strip_hop_fields(&mut interim);
+            interim.headers_mut().driver_remove("x-decision-id");
+            return convert::write_response(&interim, response);
         }
         if session.is_process_shutting_down() {
             session.set_keepalive(None);
         }
         let mut head = convert::read_response(response)?;
+        convert::strip_hop_fields(&mut head);
         let run = context.run()?;
         if let Some(reply) = run.response(&mut head) {
             context.decided = Some(reply);
@@ -386,7 +402,7 @@ impl ProxyHttp for Driver {
         }
         let decided = context.decided.take();
         let Some(run) = context.run.as_deref_mut() else { return nothing };
-        if session.response_written().is_some_and(|head| !head.status.is_informational())
+        if session.response_written().is_some_and(|head| !head.status.is_informational() || head.status.as_u16() == 101)
             || context.responded && decided.is_none()
         {
             // Too late for another answer: the response breaks off, and the log says why. However a tunnel ends, that is
@@ -407,6 +423,7 @@ impl ProxyHttp for Driver {
         if write(session, &head, body).await.is_err() {
             return nothing;
         }
+        context.answered = true;
         FailToProxy { error_code: status, can_reuse_downstream: false }
     }
 
@@ -430,6 +447,13 @@ impl ProxyHttp for Driver {
                 run.traffic_mut().bytes_out = session.body_bytes_sent() as u64;
             }
             run.finish(status);
+        }
+        if context.answered
+            && let ServerSession::H1(client) = session.as_downstream_mut()
+        {
+            // Pingora lets go of the connection after an error, with the response perhaps still in a buffer, and the
+            // rest of the request unread, which makes the kernel throw the response away.
+            client.shutdown().await;
         }
     }
 }
@@ -483,7 +507,8 @@ fn explain(error: &Error) -> (Cause, BackendOutcome) {
         E::InvalidHTTPHeader | E::H1Error | E::InvalidH2 | E::H2Error => (Cause::UpstreamInvalid, BackendOutcome::Invalid),
         E::ReadError | E::WriteError | E::ConnectionClosed | E::H2Downgrade => (Cause::UpstreamReset, BackendOutcome::Reset),
         E::HTTPStatus(408) => (Cause::RequestTimeout, BackendOutcome::Cancelled),
-        E::Custom("Decided") => (Cause::GatewayFault, BackendOutcome::Reset),
+        // Whatever was decided, a filter or the client's body was the reason: the backend is not to blame.
+        E::Custom("Decided") => (Cause::GatewayFault, BackendOutcome::Cancelled),
         _ if *error.esource() == ErrorSource::Upstream => (Cause::UpstreamReset, BackendOutcome::Reset),
         _ => (Cause::GatewayFault, BackendOutcome::Reset),
     }

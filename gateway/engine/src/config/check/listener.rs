@@ -7,6 +7,10 @@ use crate::decisions::MAX_KEPT;
 use portcullis_plugin::ConfigError;
 use std::net::SocketAddr;
 
+/// What Pingora reads of a head; beyond it, requests would be refused with nothing counted.
+const MAX_HEADER_FIELDS: usize = 256;
+const MAX_HEADER_BYTES: u64 = 1_000 << 10;
+
 /// A head smaller than this holds no real request.
 const MIN_HEADER_BYTES: u64 = 1024;
 
@@ -84,6 +88,12 @@ fn check_limits(limits: &raw::Limits, findings: &mut Findings) {
     at_least_one("header_fields", *header_fields, findings);
     if header_bytes.0 < MIN_HEADER_BYTES {
         findings.refuse("header_bytes", "`header_bytes` leaves no room for a request", "give it at least 1KiB");
+    }
+    if header_bytes.0 > MAX_HEADER_BYTES {
+        findings.refuse("header_bytes", "`header_bytes` is more than can be read", "give it at most 1000KiB");
+    }
+    if *header_fields > MAX_HEADER_FIELDS {
+        findings.refuse("header_fields", "`header_fields` is more than can be read", "give it at most 256");
     }
     takes_time("handshake_timeout", *handshake_timeout, findings);
     takes_time("header_timeout", *header_timeout, findings);
