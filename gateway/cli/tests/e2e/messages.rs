@@ -124,55 +124,51 @@ fn peak() -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
 }
 
-/// Sends every byte of the body back as it comes.
-async fn echo_server() -> TcpListener {
-    TcpListener::bind("127.0.0.1:0").await.unwrap()
-}
+const BLOCKS: u64 = 1025; // A little over 64 MiB.
 
-async fn serve_echo(listener: TcpListener) {
+/// An upstream that checks every byte it gets, then answers with as many.
+async fn serve_blocks(listener: TcpListener, block: Vec<u8>) {
     let (mut stream, _) = listener.accept().await.unwrap();
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.unwrap());
     }
-    let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
-    let length: u64 = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap().parse().unwrap();
+    let length = BLOCKS * block.len() as u64;
+    assert!(String::from_utf8(head).unwrap().to_ascii_lowercase().contains(&format!("content-length: {length}\r\n")));
+    let mut got = vec![0; block.len()];
+    for at in 0..BLOCKS {
+        stream.read_exact(&mut got).await.unwrap();
+        assert!(got == block, "block {at} arrived changed");
+    }
     stream.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n").as_bytes()).await.unwrap();
-    let (read, mut write) = stream.split();
-    let copied = tokio::io::copy(&mut read.take(length), &mut write).await.unwrap();
-    assert_eq!(copied, length);
+    for _ in 0..BLOCKS {
+        stream.write_all(&block).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_bodies_stream_both_ways_in_constant_memory() {
-    const BLOCKS: u64 = 1025; // a little over 64 MiB
-    let listener = echo_server().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let edge = edge(CONFIG).with("UPSTREAM", listener.local_addr().unwrap()).tls().start().await;
-    let server = tokio::spawn(serve_echo(listener));
     let block = block();
+    let server = tokio::spawn(serve_blocks(listener, block.clone()));
     let length = BLOCKS * block.len() as u64;
     let before = peak();
     let mut stream = TcpStream::connect(edge.address()).await.unwrap();
     stream.write_all(head("POST", "a", "/", &[("content-length", &length.to_string())]).as_bytes()).await.unwrap();
-    let (mut read, mut write) = stream.into_split();
-    let sent = block.clone();
-    let sender = tokio::spawn(async move {
-        for _ in 0..BLOCKS {
-            write.write_all(&sent).await.unwrap();
-        }
-        write
-    });
+    for at in 0..BLOCKS {
+        within(&format!("sending block {at}"), stream.write_all(&block)).await.unwrap().unwrap();
+    }
     let mut response = Vec::new();
     while !response.ends_with(b"\r\n\r\n") {
-        response.push(read.read_u8().await.unwrap());
+        response.push(stream.read_u8().await.unwrap());
     }
     assert!(response.starts_with(b"HTTP/1.1 200"), "{}", response.escape_ascii());
     let mut got = vec![0; block.len()];
     for at in 0..BLOCKS {
-        within("a block", read.read_exact(&mut got)).await.unwrap().unwrap();
+        within(&format!("block {at}"), stream.read_exact(&mut got)).await.unwrap().unwrap();
         assert!(got == block, "block {at} came back changed");
     }
-    let _write = sender.await.unwrap();
     server.await.unwrap();
     let grown = peak() - before;
     assert!(grown < 24 << 20, "{} MiB for a body of {} MiB", grown >> 20, length >> 20);
