@@ -156,7 +156,8 @@ pub struct Limits {
     pub header_timeout: TimeSpan,
     /// Between two requests of a connection. Default: 60s.
     pub idle_timeout: TimeSpan,
-    /// Between two reads of a request body; then 408. Default: 30s.
+    /// Between two reads of a request body; then 408, or the end of the stream on HTTP/2. Also the longest silence of a
+    /// client that streams (gRPC): raise it where such streams are idle. Default: 30s.
     pub body_timeout: TimeSpan,
     /// For one write of a response to a client that does not read. Default: 30s.
     pub write_timeout: TimeSpan,
@@ -393,7 +394,7 @@ pub struct Timeouts {
     pub read: TimeSpan,
     /// For one write to a backend. Default: 30s.
     pub write: TimeSpan,
-    /// From the choice of a backend to the end of its response, retries included. Default: none.
+    /// From the choice of a backend to the end of its response, retries included; not for WebSockets. Default: none.
     pub total: Option<TimeSpan>,
     /// For silence on a WebSocket connection, and for the answer to the request that asks for one; in place of `read`.
     /// Default: 1h.

@@ -114,14 +114,16 @@ pub struct RedirectPlan {
 impl RedirectPlan {
     pub fn reply(&self, request: &RequestHead) -> Reply {
         let scheme = self.scheme.unwrap_or(request.scheme());
-        let mut location = format!("{}://{}", scheme.as_str(), self.host.as_deref().unwrap_or(request.host()));
+        let host = self.host.as_deref().unwrap_or(request.host());
+        // A client of HTTP/1.0 may name no host: the reference is then relative (RFC 9110, section 10.2.2).
+        let mut location = if host.is_empty() { String::new() } else { format!("{}://{host}", scheme.as_str()) };
         match self.port {
-            Some(port) => location.push_str(&format!(":{port}")),
+            Some(port) if !host.is_empty() => location.push_str(&format!(":{port}")),
             // The request's own port belongs to the request's own scheme and host.
             None if self.host.is_none() && scheme == request.scheme() => {
                 location.push_str(&request.authority()[request.host().len()..])
             }
-            None => {}
+            _ => {}
         }
         location.push_str(self.path.as_deref().unwrap_or(request.path()));
         if let (true, Some(query)) = (self.keep_query, request.query()) {

@@ -132,7 +132,9 @@ impl ProxyHttp for Driver {
             Next::Reply(reply) => reply,
             Next::Forward(_) if too_large => run.fail(Cause::BodyTooLarge),
             Next::Forward(pool) => {
-                context.deadline = pool.timeouts().total.map(|total| Instant::now() + total);
+                // A tunnel lasts as long as its two ends like.
+                let total = pool.timeouts().total.filter(|_| !run.framing().upgrade);
+                context.deadline = total.map(|total| Instant::now() + total);
                 context.pool = Some(pool);
                 if expects {
                     // The client waits for this with its body, and the backend may be one that never says it.

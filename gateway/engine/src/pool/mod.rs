@@ -9,7 +9,6 @@
 //! - [`balance`]: one of those that can is chosen
 //! - [`backend`]: what is known of one address, and the guard that counts a request in flight
 //! - [`peer`]: the only place that makes an `HttpPeer`
-//! - `tunnel`: the connections below WebSockets
 //! - [`split`]: shares requests out between pools
 //! - [`state`]: what outlives a reload
 //!
@@ -25,7 +24,6 @@ pub mod resolve;
 pub mod settings;
 pub mod split;
 mod state;
-mod tunnel;
 
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,6 @@
 
 use super::address::{Host, check_name};
 use super::settings::Timeouts;
-use super::tunnel;
 use crate::config::raw;
 use pingora::protocols::TcpKeepalive;
 use pingora::protocols::tls::{ALPN, CaType};
@@ -126,11 +125,7 @@ pub(super) fn for_attempt(template: &HttpPeer, upgrade: bool) -> Result<HttpPeer
     verifiable(template)?;
     let mut peer = template.clone();
     if upgrade {
-        let options = &mut peer.options;
-        options.alpn = ALPN::H1;
-        options.custom_l4 = Some(Arc::new(tunnel::Connector { timeout: options.connection_timeout.unwrap_or(tunnel::KEPT) }));
-        options.idle_timeout = Some(tunnel::KEPT);
-        peer.group_key ^= tunnel::group();
+        peer.options.alpn = ALPN::H1;
     }
     Ok(peer)
 }
