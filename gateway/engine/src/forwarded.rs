@@ -80,10 +80,19 @@ fn forwarded_address(entry: &str) -> Option<IpAddr> {
 /// Names under which clients and proxies describe the way of a request, spellings with other punctuation included. From a peer that
 /// is not trusted all of them go; from a trusted one only those that this gateway writes anew, and look-alikes.
 fn is_forwarding(name: &str, trusted: bool) -> bool {
-    let folded: String =
-        name.bytes().map(|b| if b.is_ascii_alphanumeric() { b.to_ascii_lowercase() as char } else { '-' }).collect();
+    // The longest of these names; what is longer is told by its beginning.
+    let mut folded = [0_u8; 32];
+    let first = name.as_bytes().first().map(u8::to_ascii_lowercase);
+    if !matches!(first, Some(b'x' | b'f' | b't')) {
+        return false;
+    }
+    let len = name.len().min(folded.len());
+    for (to, from) in folded.iter_mut().zip(name.bytes()) {
+        *to = if from.is_ascii_alphanumeric() { from.to_ascii_lowercase() } else { b'-' };
+    }
+    let folded = std::str::from_utf8(&folded[..len]).unwrap_or_default();
     let look_alike = name.bytes().any(|b| !b.is_ascii_alphanumeric() && b != b'-');
-    match folded.as_str() {
+    match folded {
         "x-forwarded-for" | "x-forwarded-proto" | "x-forwarded-host" | "x-decision-id" => true,
         "forwarded"
         | "x-real-ip"

@@ -191,6 +191,13 @@ impl RequestHead {
         Ok(())
     }
 
+    /// The request line alone. For drivers.
+    #[must_use]
+    pub fn without_headers(&self) -> Self {
+        let (authority, target) = (self.authority.clone(), self.target.clone());
+        Self::new(self.method.clone(), self.scheme, self.version, authority, target, Headers::new())
+    }
+
     pub fn headers(&self) -> &Headers {
         &self.headers
     }

@@ -73,7 +73,13 @@ impl Serving {
             let mut head = Vec::with_capacity(1024);
             // See the gate: an upgrade's body has no end before the answer.
             let body = if inbound.framing.upgrade { BodyLength::Chunked } else { inbound.framing.body };
-            http1::write_head(&inbound.request, &Framing { body, ..inbound.framing }, &mut head);
+            let framing = Framing { body, ..inbound.framing };
+            if inbound.framing.upgrade {
+                http1::write_head(&inbound.request, &framing, &mut head);
+            } else {
+                // Pingora frames the message; every other field is put into the upstream's request by the driver.
+                http1::write_head(&inbound.request.without_headers(), &framing, &mut head);
+            }
             let mut session = ServerSession::new_http1(gate);
             if let ServerSession::H1(session) = &mut session {
                 session.set_pipelined_prefix(BytesMut::from(&head[..]));

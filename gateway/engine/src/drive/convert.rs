@@ -13,12 +13,19 @@ const FRAMING: &[&str] = &["content-length", "transfer-encoding", "connection", 
 /// This runs after Pingora has applied `Connection` nominations, so that nothing a client nominates can remove what the
 /// gateway says.
 pub fn write_request(request: &RequestHead, host: &str, streamed: bool, upstream: &mut RequestHeader) -> Result<()> {
-    let foreign: Vec<http::HeaderName> =
-        upstream.headers.keys().filter(|name| !FRAMING.contains(&name.as_str())).cloned().collect();
-    for name in &foreign {
-        upstream.remove_header(name);
+    // Made anew, which costs less than taking every field out of the old one.
+    let mut fresh =
+        RequestHeader::build(upstream.method.clone(), request.target().as_bytes(), Some(request.headers().len() + 8))?;
+    fresh.set_version(upstream.version);
+    if let Some(ends) = upstream.send_end_stream() {
+        fresh.set_send_end_stream(ends);
     }
-    upstream.set_raw_path(request.target().as_bytes())?;
+    for name in FRAMING {
+        for value in upstream.headers.get_all(*name) {
+            fresh.append_header(*name, value.clone())?;
+        }
+    }
+    *upstream = fresh;
     // HTTP/1.0 may do without; an empty one would be another request.
     if !host.is_empty() {
         upstream.insert_header("Host", host)?;

@@ -309,8 +309,8 @@ impl ProxyHttp for Driver {
         if let Some(attempt) = context.attempt {
             context.run()?.upstream_mut().duration = Some(attempt.elapsed());
         }
-        let head = convert::read_response(response)?;
-        if let Err(refusal) = normalise::response(head.status(), head.headers().iter()) {
+        let fields = response.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        if let Err(refusal) = normalise::response(response.status.as_u16(), fields) {
             tracing::warn!(observed = refusal.finding.observed, "the response of the backend is ambiguous");
             if let Some(selected) = context.selected.take() {
                 selected.record(BackendOutcome::Invalid);
