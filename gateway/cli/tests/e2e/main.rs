@@ -19,6 +19,7 @@ mod slow;
 mod certificates;
 mod headers;
 mod jose;
+mod keys;
 mod rotation;
 mod tokens;
 
