@@ -1,7 +1,7 @@
 # `make demo` shows the product, `make test` runs every test. Both work on a machine that has only Rust.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run" || echo "test")
+TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run $(if $(CI),--profile ci)" || echo "test")
 
 .PHONY: help demo test check reference bench tools peers
 
