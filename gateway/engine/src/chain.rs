@@ -139,8 +139,7 @@ impl Chain {
         self.rewrites_response_body
     }
 
-    /// Runs the request stage. With `to_the_end`, as for `explain`, filters after a refusal run too and only their
-    /// checks count; the first ending stands.
+    /// Runs the request stage, to its end or to the first filter that ends or delays it.
     pub fn request(&self, request: &mut RequestHead, exchange: &mut Exchange) -> Step {
         self.request_from(0, request, exchange)
     }

@@ -113,7 +113,7 @@ impl Build<'_> {
             let settings = AdminSettings::compile(admin, &self.env);
             self.findings.take(settings)
         });
-        let matches: Vec<_> = routes.iter().map(|route| (route.listeners.clone(), clone_match(&route.matches))).collect();
+        let matches: Vec<_> = routes.iter().map(|route| (route.listeners.clone(), route.matches.clone())).collect();
         let routes: Vec<Option<Arc<RoutePlan>>> =
             routes.into_iter().enumerate().map(|(at, route)| self.route(at, route, &pools).map(Arc::new)).collect();
         let listeners: Vec<_> = listeners
@@ -355,17 +355,4 @@ fn compile_respond(respond: raw::Respond) -> Result<Reply, ConfigError> {
         reply.headers.set(name, value).map_err(|error| ConfigError::new(error.to_string()).at(name.as_str()).at("headers"))?;
     }
     Ok(reply)
-}
-
-fn clone_match(matches: &raw::Match) -> raw::Match {
-    let raw::Match { host, path, path_exact, path_regex, methods, headers, query } = matches;
-    raw::Match {
-        host: host.clone(),
-        path: path.clone(),
-        path_exact: path_exact.clone(),
-        path_regex: path_regex.clone(),
-        methods: methods.clone(),
-        headers: headers.clone(),
-        query: query.clone(),
-    }
 }

@@ -462,7 +462,7 @@ pub struct Route {
 }
 
 /// All that are given must hold.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Match {
     /// Exact, or with a leading `*.` for one or more labels. Case and port do not matter.

@@ -135,6 +135,7 @@ impl ProxyHttp for Driver {
                 // A tunnel lasts as long as its two ends like.
                 let total = pool.timeouts().total.filter(|_| !run.framing().upgrade);
                 context.deadline = total.map(|total| Instant::now() + total);
+                let tunnel = pool.timeouts().tunnel;
                 context.pool = Some(pool);
                 if expects {
                     // The client waits for this with its body, and the backend may be one that never says it.
@@ -145,7 +146,7 @@ impl ProxyHttp for Driver {
                 }
                 if run.framing().upgrade {
                     // A tunnel is silent for as long as its two ends like.
-                    session.set_read_timeout(Some(pool_tunnel(context)));
+                    session.set_read_timeout(Some(tunnel));
                 }
                 if let (Some(watch), true) = (&watch, run.framing().body != BodyLength::None) {
                     watch.awaits();
@@ -477,10 +478,6 @@ impl Context {
         self.decided = Some(reply);
         Error::e_explain(DECIDED, "decided")
     }
-}
-
-fn pool_tunnel(context: &Context) -> Duration {
-    context.pool.as_ref().map_or(DRAIN, |pool| pool.timeouts().tunnel)
 }
 
 /// What an error of Pingora's means to the client and to the backend's record.
