@@ -20,6 +20,7 @@ mod certificates;
 mod headers;
 mod jose;
 mod keys;
+mod providers;
 mod rotation;
 mod tokens;
 
