@@ -43,5 +43,6 @@ mod reload;
 // The command.
 mod check_cli;
 mod explain_cli;
+mod replay_cli;
 mod test_cli;
 mod why_cli;
