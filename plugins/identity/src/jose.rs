@@ -59,8 +59,17 @@ impl Malformed {
     }
 }
 
-impl<'t> Token<'t> {
-    pub fn parse(token: &'t str) -> Result<Self, Malformed> {
+/// The three parts of a signed JWT in compact form, decoded.
+pub(crate) struct Parts<'t> {
+    pub header: Vec<u8>,
+    /// What the signature covers.
+    pub signed: &'t str,
+    pub payload: Vec<u8>,
+    pub signature: Vec<u8>,
+}
+
+impl<'t> Parts<'t> {
+    pub fn split(token: &'t str) -> Result<Self, Malformed> {
         if token.len() > MOST_BYTES {
             return Err(Malformed::TooLong(token.len()));
         }
@@ -72,11 +81,18 @@ impl<'t> Token<'t> {
         let signed = token.get(..header.len() + 1 + payload.len()).unwrap_or_default();
         let decode = |part, text| base64url(text).map_err(|_| Malformed::Base64(part));
         Ok(Self {
-            header: Header::parse(&decode("header", header)?)?,
+            header: decode("header", header)?,
             signed,
             payload: decode("payload", payload)?,
             signature: decode("signature", signature)?,
         })
+    }
+}
+
+impl<'t> Token<'t> {
+    pub fn parse(token: &'t str) -> Result<Self, Malformed> {
+        let Parts { header, signed, payload, signature } = Parts::split(token)?;
+        Ok(Self { header: Header::parse(&header)?, signed, payload, signature })
     }
 
     pub fn claims(&self) -> Result<Map<String, Value>, Malformed> {
@@ -105,7 +121,7 @@ pub(crate) fn base64url(text: &str) -> Result<Vec<u8>, base64::DecodeError> {
     URL_SAFE_NO_PAD.decode(text)
 }
 
-fn object(part: &'static str, bytes: &[u8]) -> Result<Map<String, Value>, Malformed> {
+pub(crate) fn object(part: &'static str, bytes: &[u8]) -> Result<Map<String, Value>, Malformed> {
     match serde_json::from_slice(bytes) {
         Ok(StrictJson(Value::Object(members))) => Ok(members),
         Ok(_) => Err(Malformed::NotAnObject(part)),

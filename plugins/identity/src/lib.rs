@@ -6,6 +6,7 @@
 //! - [`issuers`]: the issuers of a configuration, and the tasks that keep their keys fresh
 //! - `jose`: a token's three parts, read strictly
 //! - `claims`: each check of what a token says, and `hints`: what probably went wrong
+//! - [`binding`] and [`dpop`]: tokens that only their sender may use (RFC 8705, RFC 9449)
 //! - `store`: an issuer's keys, when to ask for them again, and how old they may be; on top of `fetch` (the one HTTP
 //!   client), `discovery`, `jwks` and `keyset` (what was answered), and `pace` (budgets and back-off)
 //! - [`verify`]: the verdict on a token, with the cache of verified ones
@@ -17,11 +18,13 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod algorithm;
+pub mod binding;
 mod cache;
 pub mod certificate;
 mod claims;
 pub mod config;
 mod discovery;
+pub mod dpop;
 mod fetch;
 mod hints;
 pub mod issuers;
@@ -39,6 +42,7 @@ mod weak_rsa;
 mod tests;
 
 pub use algorithm::Algorithm;
+pub use binding::Binding;
 pub use config::{ClaimPaths, IssuerConfig, IssuerKind, TokenType};
 pub use issuers::{Issuer, Issuers};
 pub use verify::{Verification, VerifiedToken};
