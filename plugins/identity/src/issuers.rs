@@ -2,10 +2,11 @@
 
 use crate::cache::TokenCache;
 use crate::config::IssuerConfig;
+use crate::guesses::Guesses;
 use crate::jwks;
 use crate::settings::{self, KeyOrigin, Settings};
 use crate::store::{KeyStore, Outcomes};
-use portcullis_plugin::{ConfigError, Env};
+use portcullis_plugin::{ConfigError, Env, Exchange};
 use prometheus::{IntGauge, IntGaugeVec};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,6 +19,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// The issuers of one configuration, by name.
 pub struct Issuers {
     issuers: BTreeMap<String, Arc<Issuer>>,
+    /// The issuers in the order of their places in the guesses; both are empty if there is nothing to guess.
+    guessed: Vec<Arc<Issuer>>,
+    guesses: Option<Arc<Guesses>>,
 }
 
 /// One issuer: what its tokens are held against, and its keys.
@@ -26,6 +30,8 @@ pub struct Issuer {
     settings: Settings,
     store: Arc<KeyStore>,
     cache: Option<TokenCache>,
+    /// Where to note what this issuer verified, and as which; nowhere if it is the only one.
+    guesses: Option<(Arc<Guesses>, usize)>,
     gauges: Option<Arc<Gauges>>,
     started: AtomicBool,
     /// Which start of an issuer of this name it was.
@@ -42,11 +48,11 @@ impl Issuers {
         let issuers = configs
             .iter()
             .map(|(name, config)| match Issuer::compile(name, config, env) {
-                Ok(issuer) => Ok((name.clone(), Arc::new(issuer))),
+                Ok(issuer) => Ok((name.clone(), issuer)),
                 Err(error) => Err(error.at(name.as_str()).at("issuers")),
             })
             .collect::<Result<_, _>>()?;
-        Ok(Arc::new(Self { issuers }))
+        Ok(Arc::new(Self::new(issuers)))
     }
 
     /// As [`compile`](Self::compile), but nothing will ever be fetched: `jwks` holds the keys of every issuer that has no
@@ -67,9 +73,26 @@ impl Issuers {
                 ),
             };
             let store = Arc::new(KeyStore::given(name.as_str().into(), keys));
-            issuers.insert(name.clone(), Arc::new(Issuer::new(name, settings, store, None)));
+            issuers.insert(name.clone(), Issuer::new(name, settings, store, None));
         }
-        Ok(Arc::new(Self { issuers }))
+        Ok(Arc::new(Self::new(issuers)))
+    }
+
+    fn new(mut issuers: BTreeMap<String, Issuer>) -> Self {
+        let guesses = (issuers.len() > 1).then(|| Arc::new(Guesses::new()));
+        for (place, issuer) in issuers.values_mut().enumerate() {
+            issuer.guesses = guesses.clone().map(|guesses| (guesses, place));
+        }
+        let issuers: BTreeMap<_, _> = issuers.into_iter().map(|(name, issuer)| (name, Arc::new(issuer))).collect();
+        let guessed = if guesses.is_some() { issuers.values().cloned().collect() } else { Vec::new() };
+        Self { issuers, guessed, guesses }
+    }
+
+    /// The issuer that has verified this token and still accepts it, found without reading the token. `None` says nothing:
+    /// then the token's `iss` tells whom to ask. Always `None` while explaining, when everything is looked at anew.
+    pub fn who_knows(&self, token: &str, exchange: &Exchange) -> Option<&Arc<Issuer>> {
+        let issuer = self.guessed.get(self.guesses.as_ref()?.guess(token)?)?;
+        issuer.recall(token, exchange).is_some().then_some(issuer)
     }
 
     pub fn get(&self, name: &str) -> Option<Arc<Issuer>> {
@@ -122,7 +145,16 @@ impl Issuer {
 
     fn new(name: &str, settings: Settings, store: Arc<KeyStore>, gauges: Option<Arc<Gauges>>) -> Self {
         let cache = TokenCache::new(settings.cache);
-        Self { name: name.into(), settings, store, cache, gauges, started: AtomicBool::new(false), turn: AtomicU64::new(0) }
+        Self {
+            name: name.into(),
+            settings,
+            store,
+            cache,
+            guesses: None,
+            gauges,
+            started: AtomicBool::new(false),
+            turn: AtomicU64::new(0),
+        }
     }
 
     /// The name in the configuration.
@@ -154,6 +186,13 @@ impl Issuer {
 
     pub(crate) fn cache(&self) -> Option<&TokenCache> {
         self.cache.as_ref()
+    }
+
+    /// For the next time that the token comes, and nobody knows yet whose it is.
+    pub(crate) fn note_mine(&self, token: &str) {
+        if let Some((guesses, place)) = &self.guesses {
+            guesses.note(token, *place);
+        }
     }
 
     fn start(self: &Arc<Self>) {

@@ -8,7 +8,7 @@
 //! - `claims`: each check of what a token says, and `hints`: what probably went wrong
 //! - `store`: an issuer's keys, when to ask for them again, and how old they may be; on top of `fetch` (the one HTTP
 //!   client), `discovery`, `jwks` and `keyset` (what was answered), and `pace` (budgets and back-off)
-//! - [`verify`]: the verdict on a token, with the cache of verified ones
+//! - [`verify`]: the verdict on a token, with the cache of verified ones, and `guesses`: whose they probably are
 //! - `mapping`: from claims to a principal
 //! - [`certificate`]: the verdict on a client certificate, with the names in it as RFC 4514 writes them
 //!
@@ -23,6 +23,7 @@ mod claims;
 pub mod config;
 mod discovery;
 mod fetch;
+mod guesses;
 mod hints;
 pub mod issuers;
 mod jose;

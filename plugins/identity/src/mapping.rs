@@ -40,15 +40,14 @@ impl Places {
         Self::First(names.iter().map(|name| Path::claim(name)).collect())
     }
 
-    fn values<'c>(&self, claims: &'c Claims) -> Vec<&'c Value> {
-        match self {
-            Self::First(paths) => paths.iter().find_map(|path| path.get(claims)).into_iter().collect(),
-            Self::All(paths) => paths.iter().filter_map(|path| path.get(claims)).collect(),
-        }
+    fn values<'c>(&self, claims: &'c Claims) -> impl Iterator<Item = &'c Value> {
+        let (Self::First(paths) | Self::All(paths)) = self;
+        let most = if matches!(self, Self::First(_)) { 1 } else { usize::MAX };
+        paths.iter().filter_map(|path| path.get(claims)).take(most)
     }
 
     fn text<'c>(&self, claims: &'c Claims) -> Option<&'c Value> {
-        self.values(claims).into_iter().next()
+        self.values(claims).next()
     }
 
     fn list(&self, claims: &Claims, form: Form) -> Vec<Arc<str>> {
