@@ -7,18 +7,22 @@ each proxy in turn, so that what else the machine does hits all of them alike.
 import argparse
 import json
 import os
+import resource
 import shutil
 import signal
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
+import calls
 import check
 import load
 import material
 import proxies
 import report
+from idle import Idle
 from load import Amount
 from processes import Children, Failure
 from scenarios import SCENARIOS
@@ -55,6 +59,8 @@ def arguments():
     parser.add_argument("--only", default="", help="names of scenarios, with commas between (see --list)")
     parser.add_argument("--tokens", type=number(1), default=1000, help="tokens in rotation (default 1000)")
     parser.add_argument("--networks", type=number(1), default=10000, help="networks of the address rule (default 10000)")
+    parser.add_argument("--driver", default="", help="the `driver` of the gateway's listener, where its version has that key")
+    parser.add_argument("--calls", action="store_true", help="count the system calls of a request too, with strace")
     parser.add_argument("--out", type=Path, default=Path("target/compare"), help="folder for compare.json and compare.md")
     parser.add_argument("--docs", type=Path, help="a page whose marked place gets the table, such as docs/performance.md")
     parser.add_argument("--list", action="store_true", help="the scenarios")
@@ -84,6 +90,9 @@ def compare(args) -> int:
     if unknown:
         raise Failure(f"no scenario is named {', '.join(sorted(unknown))}; see --list")
     chosen = [scenario for scenario in SCENARIOS if not wanted or scenario.name in wanted]
+    # Ours and that of everything started from here: idle connections are files.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     binary = str(Path(args.binary).resolve())
     if not os.access(binary, os.X_OK):
         raise Failure(f"there is no gateway at `{args.binary}`; give --binary, or start run.sh without it")
@@ -93,17 +102,24 @@ def compare(args) -> int:
     subjects, notes = proxies.present(binary)
     proxy_cpus, other_cpus, pinning = processors()
     notes.append(pinning)
+    if args.driver:
+        notes.append(f"the gateway's driver: {args.driver}")
+    if args.calls and calls.missing():
+        notes.append(calls.missing())
     with tempfile.TemporaryDirectory(prefix="portcullis-compare-") as name, Children() as base:
         folder = Path(name)
         algorithms = sorted({scenario.token for scenario in chosen if scenario.chain})
         if algorithms:
             print(f"compare: signing {args.tokens} tokens with each of {', '.join(algorithms)}", file=sys.stderr)
         made = material.make(folder / "material", algorithms, args.tokens, args.networks)
-        upstream, which = proxies.upstream(base, folder / "upstream", binary, other_cpus)
+        addresses = max(scenario.backends for scenario in chosen)
+        upstream, which = proxies.upstream(base, folder / "upstream", binary, other_cpus, addresses)
         notes.append(f"upstream: {which}")
         results = []
         for scenario in chosen:
-            place = proxies.Place(scenario, folder / scenario.name, made, upstream, proxy_cpus)
+            # With more threads than one, the proxy may run where the load does: it would not be two threads otherwise.
+            cpus = proxy_cpus if scenario.threads == 1 else ()
+            place = proxies.Place(scenario, folder / scenario.name, made, upstream, cpus, args.driver)
             result = run_scenario(args, place, subjects, other_cpus, notes, told=which.startswith("nginx"))
             if result:
                 results.append(result)
@@ -147,16 +163,28 @@ def run_scenario(args, place, subjects, load_cpus, notes, told: bool):
             check.same_job(subject, scenario, running[subject.name].port, place.material, told)
             generator.run(scenario, running[subject.name].port, tokens, warm_up, place.folder)
             runs[subject.name] = []
-        for turn in range(args.rounds):
-            names = list(running)
-            # Nobody is always first, or always after the same one.
-            for name in names[turn % len(names):] + names[:turn % len(names)]:
-                run = measured(generator, scenario, running[name], tokens, amount, place.folder)
-                runs[name].append(run)
-                print(f"compare: {scenario.name} {turn + 1}/{args.rounds} {name}: {report.one_line(run)}", file=sys.stderr)
+        idle = {}
+        with ExitStack() as waiting:
+            for name, at in running.items() if scenario.idle else ():
+                before = at.child.resident_kib()
+                waiting.enter_context(Idle(scenario, at.port, place.material.cert, load_cpus))
+                idle[name] = {"connections": scenario.idle, "kib_each": (at.child.resident_kib() - before) / scenario.idle}
+            for turn in range(args.rounds):
+                names = list(running)
+                # Nobody is always first, or always after the same one.
+                for name in names[turn % len(names):] + names[:turn % len(names)]:
+                    run = measured(generator, scenario, running[name], tokens, amount, place.folder)
+                    runs[name].append(run)
+                    print(f"compare: {scenario.name} {turn + 1}/{args.rounds} {name}: {report.one_line(run)}", file=sys.stderr)
         peaks = {name: at.child.peak_kib() for name, at in running.items()}
+        counted = {}
+        if args.calls and not calls.missing():
+            for name, at in running.items():
+                once = lambda at=at: generator.run(scenario, at.port, tokens, warm_up, place.folder).requests
+                counted[name] = calls.per_request(at.child, once, place.folder)
     notes += report.unlike(scenario.name, runs)
-    return {"name": scenario.name, "title": scenario.title, "load": generator.name, "runs": runs, "peak_kib": peaks}
+    return {"name": scenario.name, "title": scenario.title, "load": generator.name, "runs": runs, "peak_kib": peaks,
+            "idle": idle, "calls": counted}
 
 
 def measured(generator, scenario, at, tokens, amount, folder) -> dict:

@@ -70,7 +70,11 @@ class Child:
 
     def peak_kib(self) -> int:
         """The largest process' peak. Not the sum: a master and its workers share most pages."""
-        return max(map(peak, self.pids()), default=0)
+        return max((memory(pid, "VmHWM") for pid in self.pids()), default=0)
+
+    def resident_kib(self) -> int:
+        """What the largest process has now."""
+        return max((memory(pid, "VmRSS") for pid in self.pids()), default=0)
 
     def stop(self) -> None:
         pids = self.pids()
@@ -129,9 +133,10 @@ def family(root: int) -> list:
     return found
 
 
-def peak(pid: int) -> int:
+def memory(pid: int, kind: str) -> int:
+    """In KiB, by its name in /proc/PID/status."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
         return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{kind}:")), 0)

@@ -1,8 +1,8 @@
 """The proxies under test and the upstream, each with the configuration that does the scenario's job.
 
 All three send on `X-Forwarded-For`, `-Proto` and `-Host` and an identifier of the request, which the client gets too;
-keep connections to the upstream open; and have one worker or thread. The client's order decides the cipher, so that all
-encrypt alike. Logs are on in the whole chain only.
+keep connections to the upstream open; and have as many workers or threads as the scenario says, mostly one. The client's
+order decides the cipher, so that all encrypt alike. Logs are on in the whole chain only.
 """
 
 import json
@@ -20,6 +20,11 @@ from scenarios import SCENARIOS, Scenario
 SIZES = sorted({scenario.size for scenario in SCENARIOS})
 
 
+def backend_address(index: int) -> str:
+    """All of 127.0.0.0/8 is this machine, so that one upstream can be many backends."""
+    return f"127.0.{index // 250}.{index % 250 + 1}"
+
+
 @dataclass
 class Running:
     child: Child
@@ -35,6 +40,15 @@ class Place:
     material: Material
     upstream: int
     cpus: tuple
+    # What forwards HTTP/1.1 in the gateway; its own choice if empty.
+    driver: str = ""
+
+    def backends(self) -> list:
+        return [f"{backend_address(index)}:{self.upstream}" for index in range(self.scenario.backends)]
+
+    def other_paths(self) -> list:
+        """Of the routes that the load is not for."""
+        return [f"/area-{index // 100}/part-{index % 100}" for index in range(self.scenario.routes - 1)]
 
 
 class Proxy:
@@ -72,14 +86,17 @@ class Gateway(Proxy):
 
     def command(self, place, folder, port):
         material, scenario = place.material, place.scenario
-        listener = {"name": "edge", "address": f"127.0.0.1:{port}"}
+        listener = {"name": "edge", "address": f"127.0.0.1:{port}", "limits": {"idle_timeout": "600s"}}
+        if place.driver:
+            listener["driver"] = place.driver
         if scenario.tls:
             listener["tls"] = {"certificates": [{"cert": str(material.cert), "key": str(material.key)}]}
         route = {"name": "bench", "match": {"path": "/"}, "pool": "upstream"}
+        others = [{"name": f"r{index}", "match": {"path": path}, "pool": "upstream"} for index, path in enumerate(place.other_paths())]
         config = {
             "listeners": [listener],
-            "pools": {"upstream": {"backends": [{"address": f"127.0.0.1:{place.upstream}"}]}},
-            "routes": [route],
+            "pools": {"upstream": {"backends": [{"address": address} for address in place.backends()]}},
+            "routes": [route, *others],
         }
         if scenario.chain:
             config |= {
@@ -98,7 +115,7 @@ class Gateway(Proxy):
         # JSON is YAML.
         path = folder / "portcullis.yaml"
         path.write_text(json.dumps(config, indent=2))
-        return [self.program, "run", "--config", path, "--threads", "1", "--no-watch"]
+        return [self.program, "run", "--config", path, "--threads", scenario.threads, "--no-watch"]
 
 
 class Nginx(Proxy):
@@ -122,7 +139,7 @@ class Nginx(Proxy):
     ssl_certificate_key {material.key};
     ssl_protocols TLSv1.2 TLSv1.3;
     ssl_session_cache shared:tls:16m;"""
-        chain_http = chain_location = ""
+        chain_http = chain_location = chain_headers = ""
         log = "access_log off;"
         if scenario.chain:
             log = (
@@ -133,35 +150,40 @@ class Nginx(Proxy):
                 f"\n  access_log {folder}/access.log json buffer=64k flush=1s;"
             )
             chain_http = f"geo $allowed {{ default 0; include {material.geo}; }}"
-            chain_location = """
-      if ($allowed = 0) { return 403; }
-      proxy_set_header X-User "";
-      proxy_set_header X-Roles "";
-      proxy_set_header X-Client "";
-      proxy_set_header Authorization "";"""
+            chain_location = "\n      if ($allowed = 0) { return 403; }"
+            # Beside the others: in the location, they would take the place of those.
+            chain_headers = "".join(f'\n    proxy_set_header {name} "";' for name in ("X-User", "X-Roles", "X-Client", "Authorization"))
+        servers = "\n".join(f"    server {address};" for address in place.backends())
+        others = "\n".join(f"    location {path} {{ proxy_pass http://backend; }}" for path in place.other_paths())
         conf = f"""
-worker_processes 1;
-events {{ worker_connections 8192; }}
+worker_processes {scenario.threads};
+events {{ worker_connections 16384; }}
 http {{
   {log}
   {temporary(folder)}
   server_tokens off;
+  keepalive_timeout 600s;
   keepalive_requests 1000000000;
   {chain_http}
-  upstream backend {{ server 127.0.0.1:{place.upstream}; keepalive 512; keepalive_requests 1000000000; }}
+  upstream backend {{
+{servers}
+    keepalive {512 + scenario.backends};
+    keepalive_requests 1000000000;
+  }}
   server {{
     {listen};{tls}
     http2_max_requests 1000000000;
     add_header X-Request-ID $request_id;
-    location / {{{chain_location}
-      proxy_http_version 1.1;
-      proxy_set_header Connection "";
-      proxy_set_header Host $host;
-      proxy_set_header X-Forwarded-For $remote_addr;
-      proxy_set_header X-Forwarded-Proto $scheme;
-      proxy_set_header X-Forwarded-Host $host;
-      proxy_set_header X-Request-ID $request_id;
-      proxy_pass http://backend;
+    proxy_http_version 1.1;
+    proxy_set_header Connection "";
+    proxy_set_header Host $host;
+    proxy_set_header X-Forwarded-For $remote_addr;
+    proxy_set_header X-Forwarded-Proto $scheme;
+    proxy_set_header X-Forwarded-Host $host;
+    proxy_set_header X-Request-ID $request_id;{chain_headers}
+{others}
+    location / {{
+      proxy_pass http://backend;{chain_location}
     }}
   }}
 }}
@@ -223,18 +245,27 @@ class Haproxy(Proxy):
   http-request set-header x-roles %[var(txn.roles)]
   http-request set-header x-client %[var(txn.client)]
   http-request del-header authorization"""
+        servers = "\n".join(f"  server s{index} {address}" for index, address in enumerate(place.backends()))
+        others = ""
+        if place.other_paths():
+            routes = folder / "routes.map"
+            routes.write_text("".join(f"{path} upstream\n" for path in place.other_paths()))
+            others = f"\n  use_backend %[path,map_beg({routes})] if {{ path,map_beg({routes}) -m found }}"
         conf = f"""
 global
-  nbthread 1
-  maxconn 8192
+  nbthread {scenario.threads}
+  maxconn {max(8192, scenario.idle + 256)}
+  # It wants two files for each connection; idle ones need one.
+  no strict-limits
   tune.ssl.default-dh-param 2048
   ssl-default-bind-options ssl-min-ver TLSv1.2 prefer-client-ciphers
 defaults
   mode http
   timeout connect 2s
-  timeout client 60s
+  timeout client 600s
   timeout server 30s
   timeout http-request 10s
+  timeout http-keep-alive 600s
   option http-keep-alive
   http-reuse always
 frontend edge
@@ -244,10 +275,10 @@ frontend edge
   http-response set-header x-request-id %[unique-id]
   http-request set-header x-forwarded-for %[src]
   http-request set-header x-forwarded-proto {"https" if scenario.tls else "http"}
-  http-request set-header x-forwarded-host %[req.hdr(host)]{chain}
+  http-request set-header x-forwarded-host %[req.hdr(host)]{chain}{others}
   default_backend upstream
 backend upstream
-  server one 127.0.0.1:{place.upstream}
+{servers}
 """
         path = folder / "haproxy.cfg"
         path.write_text(conf)
@@ -255,19 +286,23 @@ backend upstream
         return [self.program, "-db", "-f", path]
 
 
-def upstream(children: Children, folder: Path, gateway: str, cpus) -> tuple:
-    """What all of them forward to: nginx with files, or the gateway's own answers. Gives the port and which it is."""
+def upstream(children: Children, folder: Path, gateway: str, cpus, addresses: int = 1) -> tuple:
+    """What all of them forward to: nginx with files, or the gateway's own answers. Gives the port and which it is.
+
+    It listens on so many addresses as there are backends in the scenario that has most.
+    """
     folder.mkdir(parents=True)
     port = free_port()
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
     if program:
+        listens = "\n".join(f"    listen {backend_address(index)}:{port} backlog=4096;" for index in range(addresses))
         files = folder / "files"
         files.mkdir()
         for size in SIZES:
             (files / str(size)).write_bytes(b"x" * size)
         conf = f"""
 worker_processes 1;
-events {{ worker_connections 8192; }}
+events {{ worker_connections 16384; }}
 http {{
   access_log off;
   {temporary(folder)}
@@ -278,7 +313,7 @@ http {{
   keepalive_requests 1000000000;
   keepalive_timeout 600s;
   server {{
-    listen 127.0.0.1:{port} backlog=4096;
+{listens}
     root {files};
     # What it was told, for the check before the measurement.
     location = /told {{ return 200 "$http_x_user|$http_authorization"; }}
@@ -287,6 +322,8 @@ http {{
 """
         command, which = nginx_command(program, folder, conf), "nginx serving files"
     else:
+        if addresses > 1:
+            raise Failure("a scenario with several backends needs nginx as its upstream")
         routes = [
             {"name": f"r{size}", "match": {"path_exact": f"/{size}"}, "respond": {"status": 200, "body": "x" * size}}
             for size in SIZES

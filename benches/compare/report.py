@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import median
 
 from processes import Failure
+from scenarios import BESIDE
 
 BEGIN, END = "<!-- compare:begin -->", "<!-- compare:end -->"
 
@@ -87,9 +88,44 @@ def markdown(whole: dict) -> str:
             rate = f"{at['rate_median']:,.0f}" if at["rate_median"] else "–"
             cells = [show(at["cpu_min"]), show(at["cpu_median"]), rate, show(at["p50_median"]), show(at["p99_median"])]
             lines.append(f"| {scenario['name']} ({scenario['load']}) | {name} | {' | '.join(cells)} | {at['peak_mib']:.0f} | {at['errors']} |")
+    lines += beside(whole) + idle(whole) + system_calls(whole)
     lines.append("")
     lines += [f"- {note}" for note in about["notes"]]
     return "\n".join(lines) + "\n"
+
+
+def beside(whole: dict) -> list:
+    """What one thing more costs: CPU seconds and p99 of a scenario over those of the one that lacks it, in the same comparison."""
+    by_name = {scenario["name"]: scenario["figures"] for scenario in whole["scenarios"]}
+    rows = []
+    for name, figures_with in by_name.items():
+        for proxy, at in figures_with.items():
+            without = by_name.get(BESIDE.get(name), {}).get(proxy)
+            if without:
+                cells = [show(ratio(at[key], without[key])) for key in ("cpu_min", "cpu_median", "p99_median")]
+                rows.append(f"| {name} / {BESIDE[name]} | {proxy} | {' | '.join(cells)} |")
+    head = ["", "Each of these over the scenario that differs in this one thing:", "",
+            "| scenario | proxy | CPU, min | median | p99 |", "|---|---|--:|--:|--:|"]
+    return head + rows if rows else []
+
+
+def idle(whole: dict) -> list:
+    rows = [
+        f"| {scenario['name']} | {proxy} | {at['connections']:,} | {at['kib_each']:.1f} |"
+        for scenario in whole["scenarios"] for proxy, at in scenario.get("idle", {}).items()
+    ]
+    head = ["", "| scenario | proxy | idle connections | KiB each |", "|---|---|--:|--:|"]
+    return head + rows if rows else []
+
+
+def system_calls(whole: dict) -> list:
+    rows = []
+    for scenario in whole["scenarios"]:
+        for proxy, counted in scenario.get("calls", {}).items():
+            most = ", ".join(f"{name} {calls:.2f}" for name, calls in counted.items() if name != "total" and calls >= 0.01)
+            rows.append(f"| {scenario['name']} | {proxy} | {counted['total']:.2f} | {most} |")
+    head = ["", "| scenario | proxy | system calls per request | of these |", "|---|---|--:|---|"]
+    return head + rows if rows else []
 
 
 def show(value) -> str:

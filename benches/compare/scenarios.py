@@ -40,6 +40,14 @@ class Scenario:
     new_connections: bool = False
     # The signature algorithm of the tokens, if the scenario is the whole chain.
     token: str = ""
+    # Of the proxy: threads, or workers.
+    threads: int = 1
+    # Routes of the proxy. The load is for one of them.
+    routes: int = 1
+    # Backends of the proxy: that many addresses of the one upstream.
+    backends: int = 1
+    # Connections that wait beside the load.
+    idle: int = 0
 
     @property
     def path(self) -> str:
@@ -59,4 +67,13 @@ SCENARIOS = [
     Scenario("tls-new", "a new TLS connection for each request", FEW, tls=True, new_connections=True),
     Scenario("chain-rs256", "whole chain on TLS h1, RS256 tokens", FEW, tls=True, token="RS256"),
     Scenario("chain-es256", "whole chain on TLS h1, ES256 tokens", FEW, tls=True, token="ES256"),
+    Scenario("two-threads", "plain h1, 1 KiB, two threads", FEW, threads=2),
+    Scenario("routes-10k", "plain h1, 1 KiB, 10,000 routes", FEW, routes=10_000),
+    Scenario("backends-1k", "plain h1, 1 KiB, 1,000 backends", FEW, backends=1_000),
+    Scenario("idle-plain", "plain h1, 1 KiB, beside 10,000 idle connections", FEW, idle=10_000),
+    # Fewer: this end of a TLS connection takes memory too.
+    Scenario("idle-tls", "TLS h1, 1 KiB, beside 2,000 idle connections", FEW, tls=True, idle=2_000),
 ]
+
+# What each of these costs more than the other is the figure: one thing differs.
+BESIDE = {"two-threads": "plain-3", "routes-10k": "plain-3", "backends-1k": "plain-3", "idle-plain": "plain-3", "idle-tls": "tls-h1"}

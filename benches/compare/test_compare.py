@@ -2,17 +2,21 @@
 
 import os
 import sys
+import socket
 import tempfile
+import threading
 import time
 import unittest
 from pathlib import Path
 
+import calls
+import idle
 import load
 import material
 import proxies
 import report
 from processes import Child, Children, Failure, family
-from scenarios import FEW, MANY
+from scenarios import BESIDE, FEW, MANY, SCENARIOS, Scenario
 
 H2LOAD = """
 TLS Protocol: TLSv1.3
@@ -75,6 +79,19 @@ class Figures(unittest.TestCase):
                 self.assertIsNone(out["nginx"]["ratio_median"])
                 self.assertTrue(report.failed({"scenarios": [{"figures": out}]}))
 
+    def test_what_one_thing_more_costs_is_told_of_the_same_proxy_and_not_of_failed_runs(self):
+        plain, two = figures(gateway=[run(cpu=0.02)], nginx=[run(cpu=0.01)]), figures(gateway=[run(cpu=0.03)], nginx=[run(errors=1)])
+        whole = {"scenarios": [{"name": "plain-3", "figures": plain}, {"name": "two-threads", "figures": two}]}
+        rows = [line for line in report.beside(whole) if line.startswith("| two-threads")]
+        self.assertEqual(rows, ["| two-threads / plain-3 | gateway | 1.50 | 1.50 | 1.00 |", "| two-threads / plain-3 | nginx | – | – | – |"])
+        self.assertEqual(report.beside({"scenarios": [{"name": "two-threads", "figures": two}]}), [])
+
+    def test_each_scenario_that_stands_beside_another_differs_in_one_thing(self):
+        by_name = {scenario.name: scenario for scenario in SCENARIOS}
+        for name, other in BESIDE.items():
+            one, two = vars(by_name[name]), vars(by_name[other])
+            self.assertEqual(len([key for key in one if key not in ("name", "title") and one[key] != two[key]]), 1, name)
+
     def test_different_ciphers_are_told(self):
         one, other = run() | {"tls": "TLSv1.3 A"}, run() | {"tls": "TLSv1.3 B"}
         self.assertEqual(report.unlike("tls", {"gateway": [one], "nginx": [one]}), [])
@@ -89,6 +106,59 @@ class Figures(unittest.TestCase):
             self.assertEqual(page.read_text(), f"before\n{report.BEGIN}\n\nnew \\1\n{report.END}\nafter\n")
             page.write_text(f"{report.END} {report.BEGIN}")
             self.assertRaises(Failure, report.write_into, page, "x")
+
+
+class Calls(unittest.TestCase):
+    def test_the_count_of_strace_is_read_without_its_sum(self):
+        text = "    calls syscall\n--------- -----------\n       10 futex\n      200 writev\n--------- ----\n      210 total\n"
+        self.assertEqual(list(calls.parse(text).items()), [("writev", 200), ("futex", 10)])
+
+    @unittest.skipIf(calls.missing(), "no strace here")
+    def test_calls_are_those_of_the_traced_process(self):
+        with tempfile.TemporaryDirectory() as folder, Children() as children:
+            script = "import os,sys\nfor line in sys.stdin: pass\nwhile True: os.getppid(); __import__('time').sleep(0.001)"
+            child = children.start("busy", [sys.executable, "-c", script], Path(folder))
+            try:
+                counted = calls.per_request(child, lambda: time.sleep(0.3) or 10, Path(folder))
+            except Failure as failure:
+                self.skipTest(str(failure))
+        self.assertGreater(counted["getppid"], 0)
+        self.assertAlmostEqual(counted["total"], sum(number for name, number in counted.items() if name != "total"))
+
+
+class IdleConnections(unittest.TestCase):
+    def held(self, answer: bytes, count: int = 3):
+        """A server that answers so, and what comes of holding connections to it: how many were open, or the failure."""
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            accepted = []
+
+            def serve():
+                for _ in range(count):
+                    connection, _ = server.accept()
+                    accepted.append(connection)
+                    connection.recv(4096)
+                    connection.sendall(answer)
+
+            threading.Thread(target=serve, daemon=True).start()
+            scenario = Scenario("idle", "", FEW, idle=count)
+            try:
+                with idle.Idle(scenario, server.getsockname()[1], Path("none"), ()):
+                    for connection in accepted:
+                        connection.setblocking(False)
+                        self.assertRaises(BlockingIOError, connection.recv, 1)
+                for connection in accepted:
+                    connection.setblocking(True)
+                    self.assertEqual(connection.recv(1), b"", "it is closed when the block ends")
+                return len(accepted)
+            finally:
+                for connection in accepted:
+                    connection.close()
+
+    def test_they_stay_open_while_the_block_lasts(self):
+        self.assertEqual(self.held(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"), 3)
+
+    def test_a_refusal_is_a_failure(self):
+        self.assertRaises(Failure, self.held, b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n", 1)
 
 
 class Material(unittest.TestCase):

@@ -30,7 +30,7 @@ fn ip_allow_of(env: &TestEnv, count: usize) -> IpAllow {
 }
 
 /// Clients all over the list. Passing allocates nothing, so an exchange may serve again.
-#[divan::bench(args = [10, 10_000, 100_000])]
+#[divan::bench(args = [10, 10_000, 1_000_000])]
 fn ip_allow(bencher: Bencher, count: usize) {
     let filter = ip_allow_of(&TestEnv::new().expect("a folder"), count);
     let mut calls: Vec<_> = (0..256)
@@ -67,6 +67,24 @@ fn verify(bencher: Bencher, made: &Tokens) {
         let token = turn.next().expect("a cycle does not end");
         assert!(matches!(issuer.verify(black_box(token), &mut exchange), Verification::Verified(_)));
     });
+}
+
+/// A route that accepts tokens of as many issuers, and callers whose tokens are known.
+#[divan::bench(args = [1, 100])]
+fn oidc_of_issuers(bencher: Bencher, count: usize) {
+    let mut env = TestEnv::new().expect("a folder");
+    let made = Tokens::among(count, Alg::Rs256, CALLERS, CACHE);
+    env.offer(Arc::clone(&made.issuers));
+    let names: Vec<_> = made.issuers.names().collect();
+    let filter: Oidc = env.filter(&format!("{{ issuer: [{}], scopes: ['api:read'] }}", names.join(", "))).expect("a filter");
+    for token in &made.tokens {
+        let (mut head, mut exchange) = call(Some(token));
+        passes(filter.request(&mut head, &mut exchange));
+    }
+    let mut turn = made.tokens.iter().cycle();
+    bencher
+        .with_inputs(|| call(turn.next().map(String::as_str)))
+        .bench_local_refs(|(head, exchange)| passes(filter.request(head, exchange)));
 }
 
 /// 10,000 networks, a cached token of one of 1,000 callers, identity headers.

@@ -3,19 +3,26 @@
 //! - `benches/http.rs`: a request head in and out, and the headers in between
 //! - `benches/routes.rs`: the choice of a route
 //! - `benches/filters.rs`: address rules, tokens, and a chain of filters
+//! - `benches/pools.rs`: the choice of a backend
+//! - `benches/record.rs`: metrics and the access log
 //!
 //! Each counts allocations too: unlike times, they are the same on every machine.
 // A benchmark that cannot be set up can only stop; there is nobody to answer.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use portcullis_engine::access_log::{FinalVerdict, Record, RecordPrincipal, RecordTls};
 use portcullis_engine::config::raw;
+use portcullis_engine::metrics::Metrics;
+use portcullis_engine::pool::Pool;
 use portcullis_identity::{Algorithm, Issuer, IssuerConfig, Issuers};
 use portcullis_plugin::units::{ByteSize, OneOrMany};
 use portcullis_plugin::{Exchange, RequestHead};
 use portcullis_testkit::{Alg, TestEnv, TokenIssuer, TokenSpec, request};
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 pub const HOST: &str = "api.bench.test";
 const ISSUER: &str = "https://issuer.bench.test";
@@ -100,6 +107,52 @@ pub fn call(token: Option<&str>) -> (RequestHead, Exchange) {
     described.build().expect("a request")
 }
 
+/// As many backends, all of them up.
+pub fn pool(balance: &str, count: usize) -> Arc<Pool> {
+    let backends: Vec<_> =
+        (0..count).map(|n| serde_json::json!({ "address": format!("10.0.{}.{}:80", n / 250, n % 250 + 1) })).collect();
+    let mut pool = serde_json::json!({ "balance": balance, "backends": backends });
+    if balance == "hash" {
+        pool["hash_key"] = "header.user-agent".into();
+    }
+    let env = TestEnv::new().expect("a folder");
+    Pool::compile("bench", serde_json::from_value(pool).expect("a pool"), env.env(), &Metrics::new()).expect("a pool")
+}
+
+/// What the access log says of an ordinary allowed request.
+pub fn log_record() -> Record<'static> {
+    let peer = SocketAddr::from(([203, 0, 113, 7], 50_123));
+    Record {
+        tls: Some(RecordTls {
+            version: "TLSv1.3",
+            cipher: "TLS13_AES_128_GCM_SHA256",
+            sni: Some(HOST),
+            client_cert_sha256: None,
+        }),
+        method: Some(b"GET"),
+        host: Some(HOST.as_bytes()),
+        path: Some(b"/orders/2024/list"),
+        query: Some(b"page=3&sort=created"),
+        protocol: Some("HTTP/1.1"),
+        status: 200,
+        route: Some("orders"),
+        verdict: FinalVerdict::Allow,
+        principal: Some(RecordPrincipal { sub: "user-17", issuer: Some(ISSUER), method: "bearer" }),
+        pool: Some("orders"),
+        backend: Some("10.0.1.10:8080"),
+        attempts: 1,
+        duration: Duration::from_micros(1_534),
+        upstream: Some(Duration::from_micros(1_211)),
+        bytes_out: 1_024,
+        ..Record::new(
+            SystemTime::UNIX_EPOCH + Duration::from_millis(1_790_000_000_123),
+            "268ae64b8b5a8ee23d99eb0a",
+            "https",
+            peer,
+        )
+    }
+}
+
 /// An issuer whose keys are there, and tokens of it for as many callers.
 pub struct Tokens {
     pub issuers: Arc<Issuers>,
@@ -109,13 +162,22 @@ pub struct Tokens {
 impl Tokens {
     /// `cache` is the memory for verified tokens; with none, each is verified each time.
     pub fn new(alg: Alg, count: usize, cache: ByteSize) -> Self {
+        Self::among(1, alg, count, cache)
+    }
+
+    /// The same with other issuers beside it, `issuers` in all: `other-0`, `other-1`…
+    pub fn among(issuers: usize, alg: Alg, count: usize, cache: ByteSize) -> Self {
         let signer = TokenIssuer::with(ISSUER, AUDIENCE, &[alg]);
-        let mut config = IssuerConfig::new(ISSUER, [AUDIENCE]);
-        config.algorithms = vec![Algorithm::Rs256, Algorithm::Es256];
-        config.cache = cache;
+        let config = |issuer: &str| {
+            let mut config = IssuerConfig::new(issuer, [AUDIENCE]);
+            config.algorithms = vec![Algorithm::Rs256, Algorithm::Es256];
+            config.cache = cache;
+            config
+        };
         let env = TestEnv::new().expect("a folder");
         let jwks = serde_json::to_vec(&signer.jwks().expect("keys")).expect("JSON");
-        let configs = BTreeMap::from([("main".to_owned(), config)]);
+        let others = (1..issuers).map(|n| (format!("other-{}", n - 1), config(&format!("https://other-{n}.bench.test"))));
+        let configs: BTreeMap<_, _> = others.chain([("main".to_owned(), config(ISSUER))]).collect();
         let issuers = Issuers::offline(&configs, env.env(), Some(&jwks)).expect("an issuer");
         let tokens = (0..count)
             .map(|index| {

@@ -11,7 +11,7 @@
 //! - [`rescue`]: refusals and faults as responses; [`access_log`], [`metrics`], [`decisions`] and [`admin`]: the record
 //!
 //! Around them: [`config`] makes the immutable snapshot that runs, [`gateway`] starts, reloads and stops, [`watch`]
-//! notices changed files, and [`explain`] asks the exchange without a network.
+//! notices changed files, `weak_map` holds what outlives a reload, and [`explain`] asks the exchange without a network.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod access_log;
@@ -35,3 +35,4 @@ pub mod refusals;
 pub mod rescue;
 pub mod route;
 pub mod watch;
+mod weak_map;

@@ -3,11 +3,12 @@
 use crate::cache::TokenCache;
 use crate::config::IssuerConfig;
 use crate::dpop::ProofState;
+use crate::guesses::Guesses;
 use crate::introspection::{self, Introspector};
 use crate::jwks;
 use crate::settings::{self, Compiled, KeyOrigin, Settings};
 use crate::store::{KeyStore, Outcomes};
-use portcullis_plugin::{ConfigError, Env};
+use portcullis_plugin::{ConfigError, Env, Exchange};
 use prometheus::{IntGauge, IntGaugeVec};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,6 +22,9 @@ const TICK: Duration = Duration::from_secs(1);
 pub struct Issuers {
     issuers: BTreeMap<String, Arc<Issuer>>,
     proofs: Arc<ProofState>,
+    /// The issuers in the order of their places in the guesses; both are empty if there is nothing to guess.
+    guessed: Vec<Arc<Issuer>>,
+    guesses: Option<Arc<Guesses>>,
 }
 
 /// One issuer: what its tokens are held against, and its keys.
@@ -30,6 +34,8 @@ pub struct Issuer {
     store: Arc<KeyStore>,
     cache: Option<TokenCache>,
     introspector: Option<Arc<Introspector>>,
+    /// Where to note what this issuer verified, and as which; nowhere if it is the only one.
+    guesses: Option<(Arc<Guesses>, usize)>,
     gauges: Option<Arc<Gauges>>,
     started: AtomicBool,
     /// Which start of an issuer of this name it was.
@@ -46,13 +52,13 @@ impl Issuers {
         let issuers = configs
             .iter()
             .map(|(name, config)| match Issuer::compile(name, config, env) {
-                Ok(issuer) => Ok((name.clone(), Arc::new(issuer))),
+                Ok(issuer) => Ok((name.clone(), issuer)),
                 Err(error) => Err(error.at(name.as_str()).at("issuers")),
             })
             .collect::<Result<_, _>>()?;
         let fresh = ProofState::new()?;
         let proofs = env.keep("dpop", || Arc::new(fresh)).as_ref().clone();
-        Ok(Arc::new(Self { issuers, proofs }))
+        Ok(Arc::new(Self::new(issuers, proofs)))
     }
 
     /// As [`compile`](Self::compile), but nothing will ever be fetched: `jwks` holds the keys of every issuer that has no
@@ -75,9 +81,26 @@ impl Issuers {
             };
             let store = Arc::new(KeyStore::given(name.as_str().into(), keys));
             let introspector = introspection.map(|settings| Introspector::offline(name.as_str().into(), settings));
-            issuers.insert(name.clone(), Arc::new(Issuer::new(name, settings, store, introspector, None)));
+            issuers.insert(name.clone(), Issuer::new(name, settings, store, introspector, None));
         }
-        Ok(Arc::new(Self { issuers, proofs: Arc::new(ProofState::new()?) }))
+        Ok(Arc::new(Self::new(issuers, Arc::new(ProofState::new()?))))
+    }
+
+    fn new(mut issuers: BTreeMap<String, Issuer>, proofs: Arc<ProofState>) -> Self {
+        let guesses = (issuers.len() > 1).then(|| Arc::new(Guesses::new()));
+        for (place, issuer) in issuers.values_mut().enumerate() {
+            issuer.guesses = guesses.clone().map(|guesses| (guesses, place));
+        }
+        let issuers: BTreeMap<_, _> = issuers.into_iter().map(|(name, issuer)| (name, Arc::new(issuer))).collect();
+        let guessed = if guesses.is_some() { issuers.values().cloned().collect() } else { Vec::new() };
+        Self { issuers, proofs, guessed, guesses }
+    }
+
+    /// The issuer that has verified this token and still accepts it, found without reading the token. `None` says nothing:
+    /// then the token's `iss` tells whom to ask. Always `None` while explaining, when everything is looked at anew.
+    pub fn who_knows(&self, token: &str, exchange: &Exchange) -> Option<&Arc<Issuer>> {
+        let issuer = self.guessed.get(self.guesses.as_ref()?.guess(token)?)?;
+        issuer.recall(token, exchange).is_some().then_some(issuer)
     }
 
     pub fn get(&self, name: &str) -> Option<Arc<Issuer>> {
@@ -150,6 +173,7 @@ impl Issuer {
             settings,
             store,
             introspector: introspector.map(Arc::new),
+            guesses: None,
             gauges,
             started: AtomicBool::new(false),
             turn: AtomicU64::new(0),
@@ -194,6 +218,13 @@ impl Issuer {
 
     pub(crate) fn cache(&self) -> Option<&TokenCache> {
         self.cache.as_ref()
+    }
+
+    /// For the next time that the token comes, and nobody knows yet whose it is.
+    pub(crate) fn note_mine(&self, token: &str) {
+        if let Some((guesses, place)) = &self.guesses {
+            guesses.note(token, *place);
+        }
     }
 
     fn start(self: &Arc<Self>) {

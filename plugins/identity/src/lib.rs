@@ -10,7 +10,7 @@
 //! - `store`: an issuer's keys, when to ask for them again, and how old they may be; on top of `fetch` (the one HTTP
 //!   client), `discovery`, `jwks` and `keyset` (what was answered), and `pace` (budgets and back-off)
 //! - `introspection`: asking the issuer about a token, and `opaque`: the verdict on its answer
-//! - [`verify`]: the verdict on a token, with the cache of verified ones
+//! - [`verify`]: the verdict on a token, with the cache of verified ones, and `guesses`: whose they probably are
 //! - `mapping`: from claims to a principal
 //! - [`certificate`]: the verdict on a client certificate, with the names in it as RFC 4514 writes them
 //!
@@ -28,6 +28,7 @@ pub mod config;
 mod discovery;
 pub mod dpop;
 mod fetch;
+mod guesses;
 mod hints;
 mod introspection;
 pub mod issuers;

@@ -42,19 +42,21 @@ impl Places {
         Self::First(names.iter().map(|name| Path::claim(name)).collect())
     }
 
-    fn values<'c>(&self, claims: &'c Claims) -> Vec<&'c Value> {
-        match self {
-            Self::First(paths) => paths.iter().find_map(|path| path.get(claims)).into_iter().collect(),
-            Self::All(paths) => paths.iter().filter_map(|path| path.get(claims)).collect(),
-            Self::SubjectOrClient => {
-                let client = || claims.get("client_id").filter(|_| !claims.contains_key("username"));
-                claims.get("sub").or_else(client).into_iter().collect()
-            }
-        }
+    fn values<'c>(&self, claims: &'c Claims) -> impl Iterator<Item = &'c Value> {
+        let (paths, most) = match self {
+            Self::First(paths) => (paths.as_slice(), 1),
+            Self::All(paths) => (paths.as_slice(), usize::MAX),
+            Self::SubjectOrClient => (&[][..], 0),
+        };
+        let subject = matches!(self, Self::SubjectOrClient).then(|| {
+            let client = || claims.get("client_id").filter(|_| !claims.contains_key("username"));
+            claims.get("sub").or_else(client)
+        });
+        paths.iter().filter_map(|path| path.get(claims)).take(most).chain(subject.flatten())
     }
 
     fn text<'c>(&self, claims: &'c Claims) -> Option<&'c Value> {
-        self.values(claims).into_iter().next()
+        self.values(claims).next()
     }
 
     fn list(&self, claims: &Claims, form: Form) -> Vec<Arc<str>> {

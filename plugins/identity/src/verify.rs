@@ -208,15 +208,21 @@ impl Issuer {
         }
     }
 
+    /// What was verified before and still holds.
+    pub(crate) fn recall(&self, token: &str, exchange: &Exchange) -> Option<Arc<VerifiedToken>> {
+        let cache = self.cache().filter(|_| !exchange.explaining())?;
+        // Keys that are too old decide nothing, also not through what they verified before.
+        self.store().usable(&self.settings().pace)?;
+        cache.get(token, self.store().removals(), exchange.now())
+    }
+
     fn judge(&self, token: &str, exchange: &Exchange, attempt: Attempt) -> (Outcome, Judgement) {
         let now = exchange.now();
         let removals = self.store().removals();
-        let cache = self.cache().filter(|_| !exchange.explaining());
-        // Keys that are too old decide nothing, also not through what they verified before.
-        let usable = self.store().usable(&self.settings().pace).is_some();
-        if let Some(verified) = cache.filter(|_| usable).and_then(|cache| cache.get(token, removals, now)) {
+        if let Some(verified) = self.recall(token, exchange) {
             return (Outcome::Decided(Ok(verified)), Judgement::new(false));
         }
+        let cache = self.cache().filter(|_| !exchange.explaining());
 
         let mut judgement = Judgement::new(exchange.explaining());
         let outcome = self.examine(token, now, attempt, &mut judgement);
@@ -224,6 +230,7 @@ impl Issuer {
             Examined::Good(verified) => {
                 if let Some(cache) = cache.filter(|_| now < verified.expires_at()) {
                     cache.insert(token, &verified, removals);
+                    self.note_mine(token);
                 }
                 Outcome::Decided(Ok(verified))
             }

@@ -191,6 +191,31 @@ fn of_several_issuers_the_named_one_judges() {
 }
 
 #[test]
+fn a_token_that_came_before_is_judged_as_it_was_then() {
+    let env = env();
+    let (both, one) =
+        (build_in::<Oidc>(&env, "{ issuer: [main, other] }").unwrap(), build_in::<Oidc>(&env, "{ issuer: main }").unwrap());
+    let issuers = env.service::<Issuers>().unwrap();
+    for (signer, name) in [(Signer::main(), "main"), (Signer::other(), "other")] {
+        let token = signer.token(json!({}));
+        let mut call = bearing(&token);
+        assert!(issuers.who_knows(&token, &call.exchange).is_none(), "nobody has verified it yet");
+        assert!(call.run(&both).is_continue());
+        assert_eq!(issuers.who_knows(&token, &call.exchange).map(|issuer| &**issuer.name()), Some(name));
+        let mut again = bearing(&token);
+        assert!(again.run(&both).is_continue());
+        assert_eq!(again.exchange.principal().unwrap().issuer, call.exchange.principal().unwrap().issuer);
+        // The end of a verified token, and with it the guess, under other claims.
+        let other_claims = signer.token(json!({ "sub": "mallory" }));
+        let (signed, _) = other_claims.rsplit_once('.').unwrap();
+        let (_, signature) = token.rsplit_once('.').unwrap();
+        assert_eq!(refusal(bearing(&format!("{signed}.{signature}")), &both).0, reason::TOKEN_SIGNATURE_INVALID);
+    }
+    // What another route of the gateway accepts is no guess for this one.
+    assert_eq!(refusal(bearing(&Signer::other().token(json!({}))), &one).0, reason::TOKEN_ISSUER_MISMATCH);
+}
+
+#[test]
 fn the_token_comes_before_the_certificate_as_principal() {
     let filter = build::<Oidc>("{ issuer: main }");
     let mut call = good().certificate(facts());

@@ -3,35 +3,12 @@
 //! Two snapshots that name the same thing share one handle, so that a reload resets nothing.
 
 use super::{Families, Family, Series};
-use parking_lot::{Mutex, RwLock};
+use crate::weak_map::WeakMap;
+use parking_lot::RwLock;
 use portcullis_plugin::{ReasonCode, reason};
 use prometheus::{Histogram, IntCounter, IntGauge};
-use std::collections::HashMap;
-use std::hash::Hash;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-
-/// Handles by name, as long as a snapshot uses them.
-pub(super) struct Shared<K, V>(Mutex<HashMap<K, Weak<V>>>);
-
-impl<K, V> Default for Shared<K, V> {
-    fn default() -> Self {
-        Self(Mutex::default())
-    }
-}
-
-impl<K: Eq + Hash, V> Shared<K, V> {
-    pub(super) fn get(&self, key: K, make: impl FnOnce() -> V) -> Arc<V> {
-        let mut known = self.0.lock();
-        if let Some(value) = known.get(&key).and_then(Weak::upgrade) {
-            return value;
-        }
-        known.retain(|_, value| value.strong_count() > 0);
-        let value = Arc::new(make());
-        known.insert(key, Arc::downgrade(&value));
-        value
-    }
-}
 
 /// Counters that differ in one label whose few values come from the program's text.
 struct ByLabel<K> {
@@ -236,7 +213,7 @@ pub struct PoolMetrics {
     pub upstream_duration: Series<Histogram>,
     /// `portcullis_retries_total`.
     pub retries: Series<IntCounter>,
-    backends: Shared<Box<str>, BackendMetrics>,
+    backends: WeakMap<Box<str>, BackendMetrics>,
     up: Family<IntGauge>,
     requests: Family<IntCounter>,
     pool: Box<str>,
@@ -247,7 +224,7 @@ impl PoolMetrics {
         Self {
             upstream_duration: families.upstream_duration.series(&[pool]),
             retries: families.retries.series(&[pool]),
-            backends: Shared::default(),
+            backends: WeakMap::default(),
             up: families.backend_up.clone(),
             requests: families.backend_requests.clone(),
             pool: pool.into(),
@@ -259,7 +236,8 @@ impl PoolMetrics {
         self.backends.get(label.into(), || BackendMetrics {
             up: OnceLock::new(),
             up_family: self.up.clone(),
-            outcomes: ByLabel::new(),
+            success: OnceLock::new(),
+            other_outcomes: ByLabel::new(),
             requests: self.requests.clone(),
             pool: self.pool.clone(),
             backend: label.into(),
@@ -267,12 +245,17 @@ impl PoolMetrics {
     }
 }
 
+/// The outcome of an attempt that a backend answered as it should.
+const SUCCESS: &str = "success";
+
 /// One backend of a pool.
 pub struct BackendMetrics {
     /// Made when it is first set: a configuration that is only checked, or refused, must not show a backend as down.
     up: OnceLock<Series<IntGauge>>,
     up_family: Family<IntGauge>,
-    outcomes: ByLabel<&'static str>,
+    /// Has a place of its own, so that counting what nearly every request is takes no lock.
+    success: OnceLock<Series<IntCounter>>,
+    other_outcomes: ByLabel<&'static str>,
     requests: Family<IntCounter>,
     pool: Box<str>,
     backend: Box<str>,
@@ -285,6 +268,10 @@ impl BackendMetrics {
 
     /// Counts an attempt by how it ended: one of a few words such as `success`.
     pub fn outcome(&self, outcome: &'static str) {
-        self.outcomes.get(outcome, || self.requests.series(&[&self.pool, &self.backend, outcome])).inc();
+        let series = || self.requests.series(&[&self.pool, &self.backend, outcome]);
+        match outcome {
+            SUCCESS => self.success.get_or_init(series).inc(),
+            _ => self.other_outcomes.get(outcome, series).inc(),
+        }
     }
 }

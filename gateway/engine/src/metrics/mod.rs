@@ -15,7 +15,7 @@ mod tests;
 pub use family::{Family, Member, Series};
 pub use handles::{BackendMetrics, FilterMetrics, ListenerMetrics, PoolMetrics, RouteMetrics};
 
-use handles::Shared;
+use crate::weak_map::WeakMap;
 use portcullis_plugin::Mode;
 use prometheus::core::Collector;
 use prometheus::{Encoder, Gauge, Histogram, IntCounter, IntGauge, Opts, Registry, TextEncoder};
@@ -39,10 +39,10 @@ pub struct Metrics {
     reloads_ok: Series<IntCounter>,
     reloads_failed: Series<IntCounter>,
     _build: Series<IntGauge>,
-    routes: Shared<(Box<str>, Box<str>), RouteMetrics>,
-    filters: Shared<(Box<str>, &'static str, &'static str), FilterMetrics>,
-    listeners: Shared<Box<str>, ListenerMetrics>,
-    pools: Shared<Box<str>, PoolMetrics>,
+    routes: WeakMap<(Box<str>, Box<str>), RouteMetrics>,
+    filters: WeakMap<(Box<str>, &'static str, &'static str), FilterMetrics>,
+    listeners: WeakMap<Box<str>, ListenerMetrics>,
+    pools: WeakMap<Box<str>, PoolMetrics>,
 }
 
 /// The labelled metrics, by what they are about.
@@ -104,10 +104,10 @@ impl Metrics {
             _build: build,
             families,
             registry,
-            routes: Shared::default(),
-            filters: Shared::default(),
-            listeners: Shared::default(),
-            pools: Shared::default(),
+            routes: WeakMap::default(),
+            filters: WeakMap::default(),
+            listeners: WeakMap::default(),
+            pools: WeakMap::default(),
         })
     }
 

@@ -1,24 +1,22 @@
 //! What a pool keeps over reloads, found again by its name.
 //!
-//! The maps hold weak references: a backend or a name lives as long as a pool, or a request, has it.
+//! A backend or a name lives as long as a pool, or a request, has it.
 
 use super::Pool;
 use super::backend::BackendState;
 use super::resolve::Name;
+use crate::weak_map::WeakMap;
 use parking_lot::Mutex;
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-
-type Known<K, V> = Mutex<HashMap<K, Weak<V>>>;
 
 #[derive(Default)]
 pub(super) struct PoolState {
     /// How many choices were made: where the round robin stands.
     pub(super) position: AtomicU64,
-    backends: Known<(Arc<str>, SocketAddr), BackendState>,
-    names: Known<Arc<str>, Name>,
+    backends: WeakMap<(Arc<str>, SocketAddr), BackendState>,
+    names: WeakMap<Arc<str>, Name>,
     /// Every pool that is started and in use, the newest last.
     pools: Mutex<Vec<Weak<Pool>>>,
     active: AtomicU64,
@@ -26,26 +24,12 @@ pub(super) struct PoolState {
 
 impl PoolState {
     pub(super) fn backend(&self, label: &Arc<str>, address: SocketAddr) -> Arc<BackendState> {
-        let mut backends = self.backends.lock();
-        let key = (Arc::clone(label), address);
-        if let Some(known) = backends.get(&key).and_then(Weak::upgrade) {
-            return known;
-        }
-        backends.retain(|_, state| state.strong_count() > 0);
-        let state = Arc::new(BackendState::new(Arc::clone(label), address));
-        backends.insert(key, Arc::downgrade(&state));
-        state
+        let make = || BackendState::new(Arc::clone(label), address);
+        self.backends.get((Arc::clone(label), address), make)
     }
 
     pub(super) fn name(&self, host: &Arc<str>) -> Arc<Name> {
-        let mut names = self.names.lock();
-        if let Some(known) = names.get(host).and_then(Weak::upgrade) {
-            return known;
-        }
-        names.retain(|_, name| name.strong_count() > 0);
-        let name = Arc::new(Name::new(Arc::clone(host)));
-        names.insert(Arc::clone(host), Arc::downgrade(&name));
-        name
+        self.names.get(Arc::clone(host), || Name::new(Arc::clone(host)))
     }
 
     /// Makes `pool` the one in charge, and gives its generation.
