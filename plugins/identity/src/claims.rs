@@ -7,6 +7,7 @@ use crate::introspection;
 use crate::jose::{Header, safe};
 use crate::mapping::{self, Mapping};
 use crate::settings::Settings;
+use crate::tenants::Template;
 use portcullis_plugin::reason::{self, ReasonCode};
 use portcullis_plugin::{Exchange, Finding};
 use serde_json::{Map, Value};
@@ -97,6 +98,9 @@ pub(crate) fn judge_issuer(claims: &Claims, settings: &Settings, judgement: &mut
     let expected = &*settings.issuer;
     match claims.get("iss") {
         Some(Value::String(observed)) => {
+            if let Some(template) = &settings.template {
+                return judge_tenant_of_many(claims, observed, template, settings, judgement);
+            }
             judgement.check("issuer", reason::TOKEN_ISSUER_MISMATCH, observed == expected, || {
                 with_hint(
                     Finding::new(expected, safe(observed)),
@@ -124,10 +128,29 @@ fn judge_tenant(claims: &Claims, settings: &Settings, judgement: &mut Judgement)
     });
 }
 
+/// One of many tenants: `iss` is the template with the tenant that `tid` names, and that tenant is allowed.
+fn judge_tenant_of_many(claims: &Claims, iss: &str, template: &Template, settings: &Settings, judgement: &mut Judgement) {
+    let tenant = template.tenant_in(iss);
+    let named = judgement.check("issuer", reason::TOKEN_ISSUER_MISMATCH, tenant.is_some(), || {
+        let finding = Finding::new(&*settings.issuer, safe(iss));
+        with_hint(finding, hints::issuer(&settings.issuer, iss).filter(|_| tenant.is_none()))
+    });
+    let tid = claims.get("tid").and_then(Value::as_str);
+    judgement.check("tenant", reason::TOKEN_ISSUER_MISMATCH, tid.is_some() && (tid == tenant || !named), || {
+        Finding::new("a `tid` that is the tenant in `iss`", tid.map_or_else(|| "no `tid`".to_owned(), safe))
+    });
+    if let Some(tenant) = tenant {
+        judgement.check("tenants", reason::TOKEN_ISSUER_MISMATCH, template.allows(tenant), || {
+            let finding = Finding::new("a tenant of the issuer's `tenants`", tenant);
+            if template.allows(tenant) { finding } else { finding.hint("add it to `tenants`, if its users are meant to come in") }
+        });
+    }
+}
+
 /// Everything else, in this order: type, audience, expiry, not-before, issued-at, binding, subject.
-pub(crate) fn judge(claims: &Claims, header: &Header, settings: &Settings, now: SystemTime, judgement: &mut Judgement) -> Read {
+pub(crate) fn judge(claims: &Claims, header: &Header, settings: &Settings, clocks: Clocks, judgement: &mut Judgement) -> Read {
     judge_type(claims, header, settings, judgement);
-    judge_rest(claims, settings, &settings.mapping, Required { audience: true, expiry: true }, now, judgement)
+    judge_rest(claims, settings, &settings.mapping, Required { audience: true, expiry: true }, clocks, judgement)
 }
 
 /// As [`judge`], of what an issuer answers about a token (RFC 7662, section 2.2).
@@ -135,7 +158,7 @@ pub(crate) fn judge_answer(
     claims: &Claims,
     settings: &Settings,
     asked: &introspection::Settings,
-    now: SystemTime,
+    clocks: Clocks,
     judgement: &mut Judgement,
 ) -> Read {
     // A refresh token is active too.
@@ -153,7 +176,34 @@ pub(crate) fn judge_answer(
     judge_kind(claims, TokenType::ABSENT, settings, judgement);
     // The issuer has compared the expiry with its own clock; where it tells it, it is compared with this one as well.
     let required = Required { audience: asked.require_audience, expiry: false };
-    judge_rest(claims, settings, &asked.mapping, required, now, judgement)
+    judge_rest(claims, settings, &asked.mapping, required, clocks, judgement)
+}
+
+/// The time, and how far that of the issuer is from it.
+#[derive(Clone, Copy)]
+pub(crate) struct Clocks {
+    pub now: SystemTime,
+    /// Seconds by which this machine's clock is ahead of the issuer's, if that is known.
+    pub ahead: Option<i64>,
+}
+
+/// Smaller differences may come from the way of the answer that told them.
+const SAME_TIME: i64 = 5;
+
+impl Clocks {
+    /// What `ahead` says about a token that came too late or too early.
+    fn hint(self, late: bool) -> Option<String> {
+        let ahead = self.ahead?;
+        let told = |what| {
+            let by = span(ahead.unsigned_abs() as f64);
+            Some(format!("this machine's clock is {by} {what} the issuer's, by the `Date` of its last answer: set the clocks"))
+        };
+        match late {
+            true if ahead >= SAME_TIME => told("ahead of"),
+            false if ahead <= -SAME_TIME => told("behind"),
+            _ => None,
+        }
+    }
 }
 
 /// What must be there; what is there is judged in any case.
@@ -168,17 +218,17 @@ fn judge_rest(
     settings: &Settings,
     mapping: &Mapping,
     required: Required,
-    now: SystemTime,
+    clocks: Clocks,
     judgement: &mut Judgement,
 ) -> Read {
     let audiences =
         if required.audience || claims.contains_key("aud") { judge_audience(claims, settings, judgement) } else { Vec::new() };
-    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let now = clocks.now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     let leeway = settings.leeway;
     let must_end = required.expiry || claims.contains_key("exp");
-    let expires_at = if must_end { judge_expiry(claims, now, leeway, judgement) } else { None };
-    let not_before = judge_start(claims, "nbf", "not_before", now, leeway, judgement);
-    let issued_at = judge_start(claims, "iat", "issued_at", now, leeway, judgement);
+    let expires_at = if must_end { judge_expiry(claims, now, leeway, clocks, judgement) } else { None };
+    let not_before = judge_start(claims, ("nbf", "not_before"), now, leeway, clocks, judgement);
+    let issued_at = judge_start(claims, ("iat", "issued_at"), now, leeway, clocks, judgement);
     if claims.contains_key("cnf") {
         judgement.check("binding", reason::TOKEN_BINDING_MISMATCH, false, || {
             Finding::new("a token without `cnf`", "a token bound to a key or certificate (`cnf`)")
@@ -274,7 +324,7 @@ fn judge_audience(claims: &Claims, settings: &Settings, judgement: &mut Judgemen
     observed.into_iter().map(Box::from).collect()
 }
 
-fn judge_expiry(claims: &Claims, now: f64, leeway: Duration, judgement: &mut Judgement) -> Option<f64> {
+fn judge_expiry(claims: &Claims, now: f64, leeway: Duration, clocks: Clocks, judgement: &mut Judgement) -> Option<f64> {
     let exp = numeric_date(claims, "exp", "expiry", judgement).ok()?;
     let Some(exp) = exp else {
         judgement.check("expiry", reason::TOKEN_MALFORMED, false, || {
@@ -291,7 +341,9 @@ fn judge_expiry(claims: &Claims, now: f64, leeway: Duration, judgement: &mut Jud
             expected,
             format!("{}: expired {} ago, leeway {}", instant(exp), span(now - exp), span(leeway.as_secs_f64())),
         );
-        if now - exp < 300.0 {
+        if let Some(hint) = clocks.hint(true) {
+            finding.hint(hint)
+        } else if now - exp < 300.0 {
             finding.hint("a small difference: refresh the token earlier, or check the clocks")
         } else {
             finding
@@ -302,10 +354,10 @@ fn judge_expiry(claims: &Claims, now: f64, leeway: Duration, judgement: &mut Jud
 
 fn judge_start(
     claims: &Claims,
-    claim: &'static str,
-    check: &'static str,
+    (claim, check): (&'static str, &'static str),
     now: f64,
     leeway: Duration,
+    clocks: Clocks,
     judgement: &mut Judgement,
 ) -> Option<f64> {
     let start = numeric_date(claims, claim, check, judgement).ok()??;
@@ -315,7 +367,8 @@ fn judge_start(
             return Finding::new(expected, format!("{}: {} ago", instant(start), span(now - start)));
         }
         let observed = format!("{}: in {}, leeway {}", instant(start), span(start - now), span(leeway.as_secs_f64()));
-        Finding::new(expected, observed).hint("the issuer's clock is ahead of this machine's, or this machine's is behind")
+        let otherwise = || "the issuer's clock is ahead of this machine's, or this machine's is behind".to_owned();
+        Finding::new(expected, observed).hint(clocks.hint(false).unwrap_or_else(otherwise))
     });
     Some(start)
 }

@@ -2,7 +2,7 @@
 //! likewise (`16MiB`).
 
 use crate::algorithm::Algorithm;
-use portcullis_plugin::units::{ByteSize, TimeSpan};
+use portcullis_plugin::units::{ByteSize, OneOrMany, TimeSpan};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -13,8 +13,12 @@ use serde::Deserialize;
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct IssuerConfig {
-    /// The issuer's identifier, exactly as it stands in a token's `iss`: a trailing slash matters.
+    /// The issuer's identifier, exactly as it stands in a token's `iss`: a trailing slash matters. With `kind: entra`,
+    /// `{tenantid}` may stand where the tenant does (`https://login.microsoftonline.com/{tenantid}/v2.0`); see `tenants`.
     pub issuer: String,
+    /// Whose tokens are accepted, where `issuer` has `{tenantid}`: ids of tenants, or `any` for everybody who has an account
+    /// with Microsoft, personal ones too. A token's `iss` and `tid` must then name the same tenant. Required there.
+    pub tenants: Option<OneOrMany<String>>,
     /// A token must name at least one of these in its `aud`. With `kind: cognito`, whose access tokens have no `aud`,
     /// its `client_id`.
     pub audiences: Vec<String>,
@@ -55,6 +59,10 @@ pub struct IssuerConfig {
     /// How long known keys may be used when the issuer does not answer, counted from its last good answer; then requests
     /// are refused with 503 and `issuer.unavailable`. At least `refresh`. Default: 24h.
     pub max_stale: Option<TimeSpan>,
+    /// A folder in which the last good keys are kept, so that a gateway that starts while the issuer is away still verifies
+    /// its tokens, within `max_stale` of that answer. Made if it is not there; nobody else may be able to write to it. A
+    /// file that does not fit is ignored, with a warning. Default: none; keys live in memory.
+    pub key_cache: Option<String>,
     /// How long a key that the issuer no longer publishes is still accepted: until the first answer after this time. Default: 0s; with `kind: entra` 15m, because
     /// its servers answer with different sets from one fetch to the next.
     pub retire_after: Option<TimeSpan>,
@@ -207,6 +215,7 @@ impl IssuerConfig {
     pub fn new(issuer: impl Into<String>, audiences: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self {
             issuer: issuer.into(),
+            tenants: None,
             audiences: audiences.into_iter().map(Into::into).collect(),
             algorithms: default_algorithms(),
             kind: IssuerKind::default(),
@@ -220,6 +229,7 @@ impl IssuerConfig {
             insecure_http: false,
             refresh: None,
             max_stale: None,
+            key_cache: None,
             retire_after: None,
             timeout: None,
             max_wait: None,

@@ -219,7 +219,9 @@ impl Rules {
         let Some(named) = unverified_issuer(token) else {
             return self.issuers.iter().find(|issuer| issuer.introspects()).or(Some(first));
         };
-        let chosen = self.issuers.iter().find(|issuer| **issuer.identifier() == *named);
+        // One tenant's own issuer comes before one that stands for many.
+        let exact = self.issuers.iter().find(|issuer| **issuer.identifier() == *named);
+        let chosen = exact.or_else(|| self.issuers.iter().find(|issuer| issuer.is_named(&named)));
         exchange.check("issuer", reason::TOKEN_ISSUER_MISMATCH, chosen.is_some(), || {
             let known = self.issuers.iter().map(|issuer| issuer.identifier());
             let observed: String = named.chars().filter(|c| !c.is_control()).take(200).collect();

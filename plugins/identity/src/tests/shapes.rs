@@ -6,6 +6,7 @@ use crate::fetch::Trust;
 use crate::{ClaimPaths, Issuer, IssuerConfig, IssuerKind, Verification, VerifiedToken, discovery};
 use portcullis_plugin::ReasonCode;
 use portcullis_plugin::reason;
+use portcullis_plugin::units::OneOrMany;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -117,6 +118,46 @@ fn entra_v2() {
     for name in ["other tenant", "tid/iss mismatch", "iss literally"] {
         assert_eq!(product.verdict(name).map(|_| ()).unwrap_err(), reason::TOKEN_ISSUER_MISMATCH, "{name}");
     }
+}
+
+#[test]
+fn entra_for_several_tenants() {
+    let template = "https://login.microsoftonline.com/{tenantid}/v2.0";
+    let (ours, other) = ("72f988bf-86f1-41af-91ab-2d7cd011db47", "11111111-2222-3333-4444-555555555555");
+    let issuer_of = |tenant: &str| template.replace("{tenantid}", tenant);
+    let mut configured = config(IssuerKind::Entra, template, &[super::AUDIENCE]);
+    let allow = |tenants: &[&str]| Some(OneOrMany(tenants.iter().map(|one| (*one).to_owned()).collect()));
+    configured.tenants = allow(&[ours]);
+    // As Entra publishes them: most keys for everybody, some for one tenant.
+    let (common, bound) = (Signer::new("common"), Signer::new("bound"));
+    let mut keys = [common.bare_jwk(), bound.bare_jwk()];
+    keys[0]["issuer"] = template.into();
+    keys[1]["issuer"] = issuer_of(other).into();
+    let judge = |tenants: &[&str], signer: &Signer, changes: Value| {
+        let mut configured = configured.clone();
+        configured.tenants = allow(tenants);
+        let issuer = offline(configured, &jwks(&keys));
+        let (result, checks) = super::explained(&issuer, &signer.token(&changes));
+        let why = checks.iter().find(|check| !check.ok).map(|check| check.check).unwrap_or_default();
+        result.map(|verified| verified.principal().issuer.as_deref().unwrap().to_owned()).map_err(|reason| (reason, why))
+    };
+    let of = |iss: &str, tid: &str| json!({ "iss": issuer_of(iss), "tid": tid });
+    let refused = |why| Err((reason::TOKEN_ISSUER_MISMATCH, why));
+    assert_eq!(judge(&[ours], &common, of(ours, ours)), Ok(issuer_of(ours)), "the principal is of its tenant");
+    assert_eq!(judge(&[ours], &common, of(other, other)), refused("tenants"));
+    assert_eq!(judge(&["any"], &common, of(other, other)), Ok(issuer_of(other)));
+    // A tenant of one's own, and the name of another.
+    assert_eq!(judge(&[ours], &common, of(ours, other)), refused("tenant"));
+    assert_eq!(judge(&[ours], &common, of(other, ours)), refused("tenant"));
+    assert_eq!(judge(&["any"], &common, of(ours, other)), refused("tenant"));
+    assert_eq!(judge(&[ours], &common, json!({ "iss": issuer_of(ours) })), refused("tenant"));
+    assert_eq!(judge(&["any"], &common, of("{tenantid}", "{tenantid}")), refused("issuer"));
+    assert_eq!(judge(&["any"], &common, of("common", "common")), refused("issuer"));
+    let v1 = json!({ "iss": format!("https://sts.windows.net/{ours}/"), "tid": ours });
+    assert_eq!(judge(&["any"], &common, v1), refused("issuer"));
+    // A key of one tenant signs for no other.
+    assert_eq!(judge(&["any"], &bound, of(other, other)), Ok(issuer_of(other)));
+    assert_eq!(judge(&["any"], &bound, of(ours, ours)), refused("key"));
 }
 
 #[test]
