@@ -257,43 +257,72 @@ fn judge_type(claims: &Claims, header: &Header, settings: &Settings, judgement: 
 
 fn judge_kind(claims: &Claims, seen: &str, settings: &Settings, judgement: &mut Judgement) {
     let other = other_than_access(claims, seen, settings.kind);
-    judgement.check("kind", reason::TOKEN_TYP_REFUSED, other.is_none(), || match other {
-        Some(what) => Finding::new("an access token", what).hint("send the access token of the same answer of the issuer"),
+    let accepted = match &other {
+        None => true,
+        Some(Other::Id(_)) => settings.accept_id_tokens,
+        Some(Other::Never(_)) => false,
+    };
+    judgement.check("kind", reason::TOKEN_TYP_REFUSED, accepted, || match other {
+        Some(Other::Id(what)) if accepted => Finding::new("an access token or an ID token", what),
+        Some(Other::Id(what)) => Finding::new("an access token", what)
+            .hint("send the access token of the same answer of the issuer; or say `accept_id_tokens: true`"),
+        Some(Other::Never(what)) => {
+            Finding::new("an access token", what).hint("send the access token of the same answer of the issuer")
+        }
         None => Finding::new("an access token", "nothing says otherwise"),
     });
+    // OpenID Connect Core, section 3.1.3.7: an ID token for several applications says which of them it was made for.
+    if let Some(party) = claims.get("azp").filter(|_| accepted && matches!(other, Some(Other::Id(_)))) {
+        let ok = party.as_str().is_some_and(|party| settings.audiences.iter().any(|audience| **audience == *party));
+        judgement.check("authorized_party", reason::TOKEN_AUDIENCE_MISMATCH, ok, || {
+            let observed = party.as_str().map_or_else(|| form(party).to_owned(), safe);
+            Finding::new(format!("`azp` one of {}", settings.audiences.join(" or ")), observed)
+        });
+    }
+}
+
+/// What is no access token.
+#[derive(Clone, Copy)]
+enum Other {
+    Id(&'static str),
+    /// Whatever is configured.
+    Never(&'static str),
 }
 
 /// What a token is, if it is not an access token. RFC 9068's `at+jwt` settles it; without it, each product has marks.
-fn other_than_access(claims: &Claims, typ: &str, kind: IssuerKind) -> Option<&'static str> {
+fn other_than_access(claims: &Claims, typ: &str, kind: IssuerKind) -> Option<Other> {
     if claims
         .get("events")
         .and_then(Value::as_object)
         .is_some_and(|events| events.keys().any(|key| key.ends_with("backchannel-logout")))
     {
-        return Some("a logout token (`events`)");
+        return Some(Other::Never("a logout token (`events`)"));
     }
     match claims.get("token_use").and_then(Value::as_str) {
-        Some("id") => return Some("an ID token (`token_use`)"),
+        Some("id") => return Some(Other::Id("an ID token (`token_use`)")),
         Some("access") => return None,
-        _ if kind == IssuerKind::Cognito => return Some("not an access token of Cognito (`token_use`)"),
+        _ if kind == IssuerKind::Cognito => return Some(Other::Never("not an access token of Cognito (`token_use`)")),
         _ => {}
     }
     // Keycloak writes the kind of token into a claim `typ`.
     match claims.get("typ").and_then(Value::as_str) {
-        Some("ID") => return Some("an ID token (claim `typ`)"),
-        Some("Refresh" | "Offline") => return Some("a refresh token (claim `typ`)"),
-        Some("Logout") => return Some("a logout token (claim `typ`)"),
+        Some("ID") => return Some(Other::Id("an ID token (claim `typ`)")),
+        Some("Refresh" | "Offline") => return Some(Other::Never("a refresh token (claim `typ`)")),
+        Some("Logout") => return Some(Other::Never("a logout token (claim `typ`)")),
         Some("Bearer" | "DPoP") => return None,
         _ => {}
     }
-    if typ == "at+jwt" || kind == IssuerKind::Google {
+    if typ == "at+jwt" {
         return None;
     }
+    if kind == IssuerKind::Google {
+        return Some(Other::Id("an ID token (Google's JWTs are)"));
+    }
     if ["at_hash", "c_hash", "s_hash"].iter().any(|mark| claims.contains_key(*mark)) {
-        return Some("an ID token (`at_hash`, `c_hash` or `s_hash`)");
+        return Some(Other::Id("an ID token (`at_hash`, `c_hash` or `s_hash`)"));
     }
     let granted = ["scope", "scp", "client_id", "cid", "permissions", "roles"].iter().any(|mark| claims.contains_key(*mark));
-    (claims.contains_key("nonce") && !granted).then_some("an ID token (`nonce`, and nothing that is granted)")
+    (claims.contains_key("nonce") && !granted).then_some(Other::Id("an ID token (`nonce`, and nothing that is granted)"))
 }
 
 fn judge_audience(claims: &Claims, settings: &Settings, judgement: &mut Judgement) -> Vec<Box<str>> {

@@ -33,10 +33,14 @@ pub struct IssuerConfig {
     /// Where facts stand in a token, if not where `kind` says.
     #[serde(default)]
     pub claims: ClaimPaths,
-    /// The accepted values of a token's `typ` header (RFC 9068); `absent` stands for a token without one. ID tokens and
-    /// logout tokens are refused in any case. Default: at+jwt, jwt, absent.
+    /// The accepted values of a token's `typ` header (RFC 9068); `absent` stands for a token without one. ID tokens
+    /// are refused all the same unless `accept_id_tokens` says otherwise, and logout tokens always. Default: at+jwt, jwt, absent.
     #[serde(default = "default_token_types")]
     pub token_types: Vec<TokenType>,
+    /// Accepts ID tokens too: who signed in, not what the application may do. `audiences` then names the applications
+    /// whose sign-ins count; where a token has an `azp`, it must be one of them. Default: false; true with `kind: google`,
+    /// which issues no other JWTs.
+    pub accept_id_tokens: Option<bool>,
     /// How far the clocks of the issuer and of this machine may differ. At most 5m. Default: 30s.
     #[serde(default = "default_leeway")]
     pub leeway: TimeSpan,
@@ -161,7 +165,7 @@ pub enum IssuerKind {
     Auth0,
     /// Access tokens have no `aud`: their `client_id` is compared with `audiences`. `cognito:groups`.
     Cognito,
-    /// Google issues JWTs only as ID tokens, so these are accepted.
+    /// Google issues JWTs only as ID tokens, so these are accepted; see `accept_id_tokens`.
     Google,
 }
 
@@ -221,6 +225,7 @@ impl IssuerConfig {
             kind: IssuerKind::default(),
             claims: ClaimPaths::default(),
             token_types: default_token_types(),
+            accept_id_tokens: None,
             leeway: default_leeway(),
             discovery: None,
             jwks_uri: None,

@@ -49,4 +49,5 @@ mod tests;
 pub use algorithm::Algorithm;
 pub use config::{ClaimPaths, IntrospectionConfig, IssuerConfig, IssuerKind, TokenType};
 pub use issuers::{Issuer, Issuers};
+pub use mapping::groups_unknown;
 pub use verify::{Obtained, Verification, VerifiedToken};

@@ -267,7 +267,11 @@ impl Rules {
         }
         for rule in &self.claims {
             ask("claim", reason::TOKEN_CLAIM_MISMATCH, rule.holds(&principal.claims), &|| {
-                Finding::new(rule.expected.as_str(), rule.observed(&principal.claims))
+                let finding = Finding::new(rule.expected.as_str(), rule.observed(&principal.claims));
+                match rule.is_of("groups") && verified.groups_unknown() {
+                    true => finding.hint(crate::text::GROUPS_UNKNOWN),
+                    false => finding,
+                }
             });
         }
         if let Some(reason) = first {

@@ -257,3 +257,37 @@ fn an_encryption_key_verifies_nothing_even_if_it_is_named() {
     assert_eq!(verdict(encryption.token(&json!({}))), Err(reason::TOKEN_KID_UNKNOWN));
     assert_eq!(verdict(signing.token_headed(&json!({ "kid": null }))), Ok(()), "the only one that it can mean");
 }
+
+#[test]
+fn an_id_token_is_accepted_only_where_that_is_said_and_only_of_the_applications_that_are_named() {
+    let key = Signer::new("a");
+    let id = |changes: Value| {
+        key.token_with(&json!({ "alg": "ES256", "kid": "a", "typ": "JWT" }), &{
+            let claims = super::signer::merged(super::signer::claims(), &json!({ "scope": null, "at_hash": "x", "nonce": "n" }));
+            super::signer::merged(claims, &changes)
+        })
+    };
+    let judge = |accept: Option<bool>, kind: IssuerKind, token: String| {
+        let mut config = config(kind, super::ISSUER, &[super::AUDIENCE]);
+        config.accept_id_tokens = accept;
+        super::explained(&offline(config, &jwks(&[key.jwk()])), &token).0.map(|_| ())
+    };
+    let generic = IssuerKind::Generic;
+    for accept in [None, Some(false)] {
+        assert_eq!(judge(accept, generic, id(json!({}))), Err(reason::TOKEN_TYP_REFUSED));
+    }
+    assert_eq!(judge(Some(true), generic, id(json!({}))), Ok(()));
+    assert_eq!(judge(Some(true), generic, id(json!({ "azp": super::AUDIENCE }))), Ok(()));
+    // Made for another application that named this one as a second audience.
+    let shared = json!({ "aud": [super::AUDIENCE, "other"], "azp": "other" });
+    assert_eq!(judge(Some(true), generic, id(shared.clone())), Err(reason::TOKEN_AUDIENCE_MISMATCH));
+    assert_eq!(judge(Some(true), generic, id(json!({ "aud": "other" }))), Err(reason::TOKEN_AUDIENCE_MISMATCH));
+    // What is never an access token stays refused.
+    for never in [json!({ "typ": "Refresh" }), json!({ "events": { "http://schemas.openid.net/event/backchannel-logout": {} } })]
+    {
+        assert_eq!(judge(Some(true), generic, id(never)), Err(reason::TOKEN_TYP_REFUSED));
+    }
+    assert_eq!(judge(None, IssuerKind::Google, id(json!({}))), Ok(()));
+    assert_eq!(judge(None, IssuerKind::Google, id(shared)), Err(reason::TOKEN_AUDIENCE_MISMATCH));
+    assert_eq!(judge(Some(false), IssuerKind::Google, id(json!({}))), Err(reason::TOKEN_TYP_REFUSED));
+}
