@@ -8,6 +8,7 @@ use crate::introspection;
 use crate::jose::{Header, safe};
 use crate::mapping::{self, Mapping};
 use crate::settings::Settings;
+use crate::tenants::Template;
 use portcullis_plugin::reason::{self, ReasonCode};
 use portcullis_plugin::{Exchange, Finding};
 use serde_json::{Map, Value};
@@ -99,6 +100,9 @@ pub(crate) fn judge_issuer(claims: &Claims, settings: &Settings, judgement: &mut
     let expected = &*settings.issuer;
     match claims.get("iss") {
         Some(Value::String(observed)) => {
+            if let Some(template) = &settings.template {
+                return judge_tenant_of_many(claims, observed, template, settings, judgement);
+            }
             judgement.check("issuer", reason::TOKEN_ISSUER_MISMATCH, observed == expected, || {
                 with_hint(
                     Finding::new(expected, safe(observed)),
@@ -126,10 +130,29 @@ fn judge_tenant(claims: &Claims, settings: &Settings, judgement: &mut Judgement)
     });
 }
 
+/// One of many tenants: `iss` is the template with the tenant that `tid` names, and that tenant is allowed.
+fn judge_tenant_of_many(claims: &Claims, iss: &str, template: &Template, settings: &Settings, judgement: &mut Judgement) {
+    let tenant = template.tenant_in(iss);
+    let named = judgement.check("issuer", reason::TOKEN_ISSUER_MISMATCH, tenant.is_some(), || {
+        let finding = Finding::new(&*settings.issuer, safe(iss));
+        with_hint(finding, hints::issuer(&settings.issuer, iss).filter(|_| tenant.is_none()))
+    });
+    let tid = claims.get("tid").and_then(Value::as_str);
+    judgement.check("tenant", reason::TOKEN_ISSUER_MISMATCH, tid.is_some() && (tid == tenant || !named), || {
+        Finding::new("a `tid` that is the tenant in `iss`", tid.map_or_else(|| "no `tid`".to_owned(), safe))
+    });
+    if let Some(tenant) = tenant {
+        judgement.check("tenants", reason::TOKEN_ISSUER_MISMATCH, template.allows(tenant), || {
+            let finding = Finding::new("a tenant of the issuer's `tenants`", tenant);
+            if template.allows(tenant) { finding } else { finding.hint("add it to `tenants`, if its users are meant to come in") }
+        });
+    }
+}
+
 /// Everything else, in this order: type, audience, expiry, not-before, issued-at, binding, subject.
-pub(crate) fn judge(claims: &Claims, header: &Header, settings: &Settings, now: SystemTime, judgement: &mut Judgement) -> Read {
+pub(crate) fn judge(claims: &Claims, header: &Header, settings: &Settings, clocks: Clocks, judgement: &mut Judgement) -> Read {
     judge_type(claims, header, settings, judgement);
-    judge_rest(claims, settings, &settings.mapping, Required { audience: true, expiry: true }, now, judgement)
+    judge_rest(claims, settings, &settings.mapping, Required { audience: true, expiry: true }, clocks, judgement)
 }
 
 /// As [`judge`], of what an issuer answers about a token (RFC 7662, section 2.2).
@@ -137,7 +160,7 @@ pub(crate) fn judge_answer(
     claims: &Claims,
     settings: &Settings,
     asked: &introspection::Settings,
-    now: SystemTime,
+    clocks: Clocks,
     judgement: &mut Judgement,
 ) -> Read {
     // A refresh token is active too.
@@ -155,7 +178,34 @@ pub(crate) fn judge_answer(
     judge_kind(claims, TokenType::ABSENT, settings, judgement);
     // The issuer has compared the expiry with its own clock; where it tells it, it is compared with this one as well.
     let required = Required { audience: asked.require_audience, expiry: false };
-    judge_rest(claims, settings, &asked.mapping, required, now, judgement)
+    judge_rest(claims, settings, &asked.mapping, required, clocks, judgement)
+}
+
+/// The time, and how far that of the issuer is from it.
+#[derive(Clone, Copy)]
+pub(crate) struct Clocks {
+    pub now: SystemTime,
+    /// Seconds by which this machine's clock is ahead of the issuer's, if that is known.
+    pub ahead: Option<i64>,
+}
+
+/// Smaller differences may come from the way of the answer that told them.
+const SAME_TIME: i64 = 5;
+
+impl Clocks {
+    /// What `ahead` says about a token that came too late or too early.
+    fn hint(self, late: bool) -> Option<String> {
+        let ahead = self.ahead?;
+        let told = |what| {
+            let by = span(ahead.unsigned_abs() as f64);
+            Some(format!("this machine's clock is {by} {what} the issuer's, by the `Date` of its last answer: set the clocks"))
+        };
+        match late {
+            true if ahead >= SAME_TIME => told("ahead of"),
+            false if ahead <= -SAME_TIME => told("behind"),
+            _ => None,
+        }
+    }
 }
 
 /// What must be there; what is there is judged in any case.
@@ -170,17 +220,17 @@ fn judge_rest(
     settings: &Settings,
     mapping: &Mapping,
     required: Required,
-    now: SystemTime,
+    clocks: Clocks,
     judgement: &mut Judgement,
 ) -> Read {
     let audiences =
         if required.audience || claims.contains_key("aud") { judge_audience(claims, settings, judgement) } else { Vec::new() };
-    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let now = clocks.now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     let leeway = settings.leeway;
     let must_end = required.expiry || claims.contains_key("exp");
-    let expires_at = if must_end { judge_expiry(claims, now, leeway, judgement) } else { None };
-    let not_before = judge_start(claims, "nbf", "not_before", now, leeway, judgement);
-    let issued_at = judge_start(claims, "iat", "issued_at", now, leeway, judgement);
+    let expires_at = if must_end { judge_expiry(claims, now, leeway, clocks, judgement) } else { None };
+    let not_before = judge_start(claims, ("nbf", "not_before"), now, leeway, clocks, judgement);
+    let issued_at = judge_start(claims, ("iat", "issued_at"), now, leeway, clocks, judgement);
     let binding = judge_binding(claims, judgement);
     let subject = judge_subject(claims, mapping, judgement);
     let time = |seconds: Option<f64>| seconds.and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs_f64(seconds)));
@@ -218,43 +268,72 @@ fn judge_type(claims: &Claims, header: &Header, settings: &Settings, judgement: 
 
 fn judge_kind(claims: &Claims, seen: &str, settings: &Settings, judgement: &mut Judgement) {
     let other = other_than_access(claims, seen, settings.kind);
-    judgement.check("kind", reason::TOKEN_TYP_REFUSED, other.is_none(), || match other {
-        Some(what) => Finding::new("an access token", what).hint("send the access token of the same answer of the issuer"),
+    let accepted = match &other {
+        None => true,
+        Some(Other::Id(_)) => settings.accept_id_tokens,
+        Some(Other::Never(_)) => false,
+    };
+    judgement.check("kind", reason::TOKEN_TYP_REFUSED, accepted, || match other {
+        Some(Other::Id(what)) if accepted => Finding::new("an access token or an ID token", what),
+        Some(Other::Id(what)) => Finding::new("an access token", what)
+            .hint("send the access token of the same answer of the issuer; or say `accept_id_tokens: true`"),
+        Some(Other::Never(what)) => {
+            Finding::new("an access token", what).hint("send the access token of the same answer of the issuer")
+        }
         None => Finding::new("an access token", "nothing says otherwise"),
     });
+    // OpenID Connect Core, section 3.1.3.7: an ID token for several applications says which of them it was made for.
+    if let Some(party) = claims.get("azp").filter(|_| accepted && matches!(other, Some(Other::Id(_)))) {
+        let ok = party.as_str().is_some_and(|party| settings.audiences.iter().any(|audience| **audience == *party));
+        judgement.check("authorized_party", reason::TOKEN_AUDIENCE_MISMATCH, ok, || {
+            let observed = party.as_str().map_or_else(|| form(party).to_owned(), safe);
+            Finding::new(format!("`azp` one of {}", settings.audiences.join(" or ")), observed)
+        });
+    }
+}
+
+/// What is no access token.
+#[derive(Clone, Copy)]
+enum Other {
+    Id(&'static str),
+    /// Whatever is configured.
+    Never(&'static str),
 }
 
 /// What a token is, if it is not an access token. RFC 9068's `at+jwt` settles it; without it, each product has marks.
-fn other_than_access(claims: &Claims, typ: &str, kind: IssuerKind) -> Option<&'static str> {
+fn other_than_access(claims: &Claims, typ: &str, kind: IssuerKind) -> Option<Other> {
     if claims
         .get("events")
         .and_then(Value::as_object)
         .is_some_and(|events| events.keys().any(|key| key.ends_with("backchannel-logout")))
     {
-        return Some("a logout token (`events`)");
+        return Some(Other::Never("a logout token (`events`)"));
     }
     match claims.get("token_use").and_then(Value::as_str) {
-        Some("id") => return Some("an ID token (`token_use`)"),
+        Some("id") => return Some(Other::Id("an ID token (`token_use`)")),
         Some("access") => return None,
-        _ if kind == IssuerKind::Cognito => return Some("not an access token of Cognito (`token_use`)"),
+        _ if kind == IssuerKind::Cognito => return Some(Other::Never("not an access token of Cognito (`token_use`)")),
         _ => {}
     }
     // Keycloak writes the kind of token into a claim `typ`.
     match claims.get("typ").and_then(Value::as_str) {
-        Some("ID") => return Some("an ID token (claim `typ`)"),
-        Some("Refresh" | "Offline") => return Some("a refresh token (claim `typ`)"),
-        Some("Logout") => return Some("a logout token (claim `typ`)"),
+        Some("ID") => return Some(Other::Id("an ID token (claim `typ`)")),
+        Some("Refresh" | "Offline") => return Some(Other::Never("a refresh token (claim `typ`)")),
+        Some("Logout") => return Some(Other::Never("a logout token (claim `typ`)")),
         Some("Bearer" | "DPoP") => return None,
         _ => {}
     }
-    if typ == "at+jwt" || kind == IssuerKind::Google {
+    if typ == "at+jwt" {
         return None;
     }
+    if kind == IssuerKind::Google {
+        return Some(Other::Id("an ID token (Google's JWTs are)"));
+    }
     if ["at_hash", "c_hash", "s_hash"].iter().any(|mark| claims.contains_key(*mark)) {
-        return Some("an ID token (`at_hash`, `c_hash` or `s_hash`)");
+        return Some(Other::Id("an ID token (`at_hash`, `c_hash` or `s_hash`)"));
     }
     let granted = ["scope", "scp", "client_id", "cid", "permissions", "roles"].iter().any(|mark| claims.contains_key(*mark));
-    (claims.contains_key("nonce") && !granted).then_some("an ID token (`nonce`, and nothing that is granted)")
+    (claims.contains_key("nonce") && !granted).then_some(Other::Id("an ID token (`nonce`, and nothing that is granted)"))
 }
 
 fn judge_audience(claims: &Claims, settings: &Settings, judgement: &mut Judgement) -> Vec<Box<str>> {
@@ -285,7 +364,7 @@ fn judge_audience(claims: &Claims, settings: &Settings, judgement: &mut Judgemen
     observed.into_iter().map(Box::from).collect()
 }
 
-fn judge_expiry(claims: &Claims, now: f64, leeway: Duration, judgement: &mut Judgement) -> Option<f64> {
+fn judge_expiry(claims: &Claims, now: f64, leeway: Duration, clocks: Clocks, judgement: &mut Judgement) -> Option<f64> {
     let exp = numeric_date(claims, "exp", "expiry", judgement).ok()?;
     let Some(exp) = exp else {
         judgement.check("expiry", reason::TOKEN_MALFORMED, false, || {
@@ -302,7 +381,9 @@ fn judge_expiry(claims: &Claims, now: f64, leeway: Duration, judgement: &mut Jud
             expected,
             format!("{}: expired {} ago, leeway {}", instant(exp), span(now - exp), span(leeway.as_secs_f64())),
         );
-        if now - exp < 300.0 {
+        if let Some(hint) = clocks.hint(true) {
+            finding.hint(hint)
+        } else if now - exp < 300.0 {
             finding.hint("a small difference: refresh the token earlier, or check the clocks")
         } else {
             finding
@@ -313,10 +394,10 @@ fn judge_expiry(claims: &Claims, now: f64, leeway: Duration, judgement: &mut Jud
 
 fn judge_start(
     claims: &Claims,
-    claim: &'static str,
-    check: &'static str,
+    (claim, check): (&'static str, &'static str),
     now: f64,
     leeway: Duration,
+    clocks: Clocks,
     judgement: &mut Judgement,
 ) -> Option<f64> {
     let start = numeric_date(claims, claim, check, judgement).ok()??;
@@ -326,7 +407,8 @@ fn judge_start(
             return Finding::new(expected, format!("{}: {} ago", instant(start), span(now - start)));
         }
         let observed = format!("{}: in {}, leeway {}", instant(start), span(start - now), span(leeway.as_secs_f64()));
-        Finding::new(expected, observed).hint("the issuer's clock is ahead of this machine's, or this machine's is behind")
+        let otherwise = || "the issuer's clock is ahead of this machine's, or this machine's is behind".to_owned();
+        Finding::new(expected, observed).hint(clocks.hint(false).unwrap_or_else(otherwise))
     });
     Some(start)
 }

@@ -2,7 +2,7 @@
 //! likewise (`16MiB`).
 
 use crate::algorithm::Algorithm;
-use portcullis_plugin::units::{ByteSize, TimeSpan};
+use portcullis_plugin::units::{ByteSize, OneOrMany, TimeSpan};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -13,8 +13,12 @@ use serde::Deserialize;
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct IssuerConfig {
-    /// The issuer's identifier, exactly as it stands in a token's `iss`: a trailing slash matters.
+    /// The issuer's identifier, exactly as it stands in a token's `iss`: a trailing slash matters. With `kind: entra`,
+    /// `{tenantid}` may stand where the tenant does (`https://login.microsoftonline.com/{tenantid}/v2.0`); see `tenants`.
     pub issuer: String,
+    /// Whose tokens are accepted, where `issuer` has `{tenantid}`: ids of tenants, or `any` for everybody who has an account
+    /// with Microsoft, personal ones too. A token's `iss` and `tid` must then name the same tenant. Required there.
+    pub tenants: Option<OneOrMany<String>>,
     /// A token must name at least one of these in its `aud`. With `kind: cognito`, whose access tokens have no `aud`,
     /// its `client_id`.
     pub audiences: Vec<String>,
@@ -29,10 +33,14 @@ pub struct IssuerConfig {
     /// Where facts stand in a token, if not where `kind` says.
     #[serde(default)]
     pub claims: ClaimPaths,
-    /// The accepted values of a token's `typ` header (RFC 9068); `absent` stands for a token without one. ID tokens and
-    /// logout tokens are refused in any case. Default: at+jwt, jwt, absent.
+    /// The accepted values of a token's `typ` header (RFC 9068); `absent` stands for a token without one. ID tokens
+    /// are refused all the same unless `accept_id_tokens` says otherwise, and logout tokens always. Default: at+jwt, jwt, absent.
     #[serde(default = "default_token_types")]
     pub token_types: Vec<TokenType>,
+    /// Accepts ID tokens too: who signed in, not what the application may do. `audiences` then names the applications
+    /// whose sign-ins count; where a token has an `azp`, it must be one of them. Default: false; true with `kind: google`,
+    /// which issues no other JWTs.
+    pub accept_id_tokens: Option<bool>,
     /// How far the clocks of the issuer and of this machine may differ. At most 5m. Default: 30s.
     #[serde(default = "default_leeway")]
     pub leeway: TimeSpan,
@@ -55,6 +63,10 @@ pub struct IssuerConfig {
     /// How long known keys may be used when the issuer does not answer, counted from its last good answer; then requests
     /// are refused with 503 and `issuer.unavailable`. At least `refresh`. Default: 24h.
     pub max_stale: Option<TimeSpan>,
+    /// A folder in which the last good keys are kept, so that a gateway that starts while the issuer is away still verifies
+    /// its tokens, within `max_stale` of that answer. Made if it is not there; nobody else may be able to write to it. A
+    /// file that does not fit is ignored, with a warning. Default: none; keys live in memory.
+    pub key_cache: Option<String>,
     /// How long a key that the issuer no longer publishes is still accepted: until the first answer after this time. Default: 0s; with `kind: entra` 15m, because
     /// its servers answer with different sets from one fetch to the next.
     pub retire_after: Option<TimeSpan>,
@@ -153,7 +165,7 @@ pub enum IssuerKind {
     Auth0,
     /// Access tokens have no `aud`: their `client_id` is compared with `audiences`. `cognito:groups`.
     Cognito,
-    /// Google issues JWTs only as ID tokens, so these are accepted.
+    /// Google issues JWTs only as ID tokens, so these are accepted; see `accept_id_tokens`.
     Google,
 }
 
@@ -207,11 +219,13 @@ impl IssuerConfig {
     pub fn new(issuer: impl Into<String>, audiences: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self {
             issuer: issuer.into(),
+            tenants: None,
             audiences: audiences.into_iter().map(Into::into).collect(),
             algorithms: default_algorithms(),
             kind: IssuerKind::default(),
             claims: ClaimPaths::default(),
             token_types: default_token_types(),
+            accept_id_tokens: None,
             leeway: default_leeway(),
             discovery: None,
             jwks_uri: None,
@@ -220,6 +234,7 @@ impl IssuerConfig {
             insecure_http: false,
             refresh: None,
             max_stale: None,
+            key_cache: None,
             retire_after: None,
             timeout: None,
             max_wait: None,

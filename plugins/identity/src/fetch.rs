@@ -13,7 +13,7 @@ use hyper_util::rt::TokioExecutor;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use url::{Host, Url};
 
 /// The largest document that is read. Entra's key sets, the largest seen, have about 20 KiB.
@@ -63,8 +63,8 @@ pub(crate) enum TrustError {
 
 /// An answer.
 pub(crate) enum Fetched {
-    Fresh { body: Bytes, etag: Option<Box<str>>, max_age: Option<Duration> },
-    NotModified { max_age: Option<Duration> },
+    Fresh { body: Bytes, etag: Option<Box<str>>, max_age: Option<Duration>, date: Option<SystemTime> },
+    NotModified { max_age: Option<Duration>, date: Option<SystemTime> },
 }
 
 impl Fetched {
@@ -194,14 +194,14 @@ impl Client {
         }
         let request = request.body(Full::default()).map_err(|error| broken(error.to_string()))?;
         let response = self.http.request(request).await.map_err(|error| broken(innermost(&error)))?;
-        let max_age = max_age(response.headers());
+        let (max_age, date) = (max_age(response.headers()), date(response.headers()));
         let status = response.status();
         if status == StatusCode::NOT_MODIFIED && etag.is_some() {
-            return Ok(Fetched::NotModified { max_age });
+            return Ok(Fetched::NotModified { max_age, date });
         }
         expect_ok(url, status)?;
         let etag = response.headers().get(header::ETAG).and_then(|value| value.to_str().ok()).map(Box::from);
-        Ok(Fetched::Fresh { body: whole_body(url, response).await?, etag, max_age })
+        Ok(Fetched::Fresh { body: whole_body(url, response).await?, etag, max_age, date })
     }
 }
 
@@ -239,6 +239,16 @@ fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
         cause = inner;
     }
     cause.to_string()
+}
+
+/// What the server's clock says now: a cache on the way keeps the `Date` of the answer, and tells its `Age`.
+fn date(headers: &http::HeaderMap) -> Option<SystemTime> {
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let date = httpdate::parse_http_date(text(header::DATE)?).ok()?;
+    match text(header::AGE) {
+        None => Some(date),
+        Some(age) => date.checked_add(Duration::from_secs(age.trim().parse().ok()?)),
+    }
 }
 
 /// `no-store` and `no-cache` say nothing about how soon the content changes, so they count as nothing said.

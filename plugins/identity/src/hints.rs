@@ -26,7 +26,9 @@ pub(crate) fn issuer(expected: &str, observed: &str) -> Option<&'static str> {
         return Some("a v2 token of Entra where v1 is configured: use the issuer that ends in /v2.0");
     }
     if entra(expected) && entra(observed) {
-        return Some("another tenant of Entra, or a template such as `{tenantid}`: configure the tenant's own issuer");
+        return Some(
+            "another tenant of Entra, or none (`{tenantid}`, `common`): configure the tenant's own issuer; for several, `{tenantid}` in `issuer` and a list of `tenants`",
+        );
     }
     if bare(expected).replacen("/auth/realms/", "/realms/", 1) == bare(observed).replacen("/auth/realms/", "/realms/", 1) {
         return Some("they differ by /auth, which Keycloak dropped in version 17");

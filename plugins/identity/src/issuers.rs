@@ -6,6 +6,7 @@ use crate::dpop::ProofState;
 use crate::guesses::Guesses;
 use crate::introspection::{self, Introspector};
 use crate::jwks;
+use crate::keyfile::KeyFile;
 use crate::settings::{self, Compiled, KeyOrigin, Settings};
 use crate::store::{KeyStore, Outcomes};
 use portcullis_plugin::{ConfigError, Env, Exchange};
@@ -36,6 +37,7 @@ pub struct Issuer {
     introspector: Option<Arc<Introspector>>,
     /// Where to note what this issuer verified, and as which; nowhere if it is the only one.
     guesses: Option<(Arc<Guesses>, usize)>,
+    key_file: Option<Arc<KeyFile>>,
     gauges: Option<Arc<Gauges>>,
     started: AtomicBool,
     /// Which start of an issuer of this name it was.
@@ -134,9 +136,10 @@ impl Issuer {
     fn compile(name: &str, config: &IssuerConfig, env: &Env) -> Result<Self, ConfigError> {
         let Compiled { settings, keys, introspection } = settings::compile(config, env)?;
         let gauges = Gauges::new(name, env)?;
+        let mut key_file = None;
         let store = match keys {
             KeyOrigin::File(parsed) => Arc::new(KeyStore::given(name.into(), Some(parsed))),
-            KeyOrigin::Network(source, identity) => {
+            KeyOrigin::Network(source, identity, file) => {
                 let fetches = env.counter(
                     "portcullis_issuer_fetches_total",
                     "Fetches of an issuer's keys, by outcome (ok or error).",
@@ -146,18 +149,22 @@ impl Issuer {
                     good: fetches.with_label_values(&[name, "ok"]),
                     failed: fetches.with_label_values(&[name, "error"]),
                 };
-                env.keep(&format!("issuer/{name}/keys/{}", identity.as_str()), || {
-                    Arc::new(KeyStore::fetched(name.into(), *source, Some(outcomes)))
-                })
-                .as_ref()
-                .clone()
+                let store = env.keep(&format!("issuer/{name}/keys/{}", identity.as_str()), || {
+                    let store = KeyStore::fetched(name.into(), *source, Some(outcomes));
+                    if let Some(file) = &file {
+                        store.restore(file, &settings.pace);
+                    }
+                    Arc::new(store)
+                });
+                key_file = file;
+                store.as_ref().clone()
             }
         };
         let introspector = match introspection {
             Some(settings) => Some(Introspector::new(name.into(), settings, Some(introspection_outcomes(name, env)?))),
             None => None,
         };
-        Ok(Self::new(name, settings, store, introspector, Some(gauges)))
+        Ok(Self { key_file, ..Self::new(name, settings, store, introspector, Some(gauges)) })
     }
 
     fn new(
@@ -174,6 +181,7 @@ impl Issuer {
             store,
             introspector: introspector.map(Arc::new),
             guesses: None,
+            key_file: None,
             gauges,
             started: AtomicBool::new(false),
             turn: AtomicU64::new(0),
@@ -185,9 +193,17 @@ impl Issuer {
         &self.name
     }
 
-    /// The identifier, as in `iss`.
+    /// The identifier, as in `iss`; with `{tenantid}` in it if it stands for several tenants.
     pub fn identifier(&self) -> &Arc<str> {
         &self.settings.issuer
+    }
+
+    /// Whether it judges tokens with this `iss`.
+    pub fn is_named(&self, iss: &str) -> bool {
+        match &self.settings.template {
+            Some(template) => template.tenant_in(iss).is_some(),
+            None => *self.settings.issuer == *iss,
+        }
     }
 
     pub fn audiences(&self) -> impl Iterator<Item = &str> {
@@ -238,6 +254,8 @@ impl Issuer {
             tracing::error!(issuer = %self.name, "not on a tokio runtime: keys will not be fetched");
             return;
         }
+        // Only a configuration that runs writes: `check` and `explain` leave no files behind.
+        self.store.keep_in(self.key_file.clone());
         self.publish();
         tokio::spawn(keep_fresh(Arc::downgrade(self)));
     }

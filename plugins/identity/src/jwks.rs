@@ -2,6 +2,7 @@
 
 use crate::algorithm::{Algorithm, Family};
 use crate::jose::{self, StrictJson};
+use crate::tenants;
 use crate::weak_rsa;
 use aws_lc_rs::digest;
 use aws_lc_rs::signature::{self as crypto, ParsedPublicKey, RsaPublicKeyComponents};
@@ -19,6 +20,8 @@ pub(crate) struct Key {
     /// The one algorithm that the issuer published it for, if it said so.
     only: Option<Algorithm>,
     verifiers: Vec<(Algorithm, ParsedPublicKey)>,
+    /// The one tenant whose tokens it signs, in a set for many.
+    owner: Option<Box<str>>,
     fingerprint: [u8; 32],
 }
 
@@ -75,6 +78,11 @@ impl Key {
 
     pub fn only(&self) -> Option<Algorithm> {
         self.only
+    }
+
+    /// Another issuer than `iss` is the only one that it signs for.
+    pub fn is_of_another(&self, iss: Option<&str>) -> Option<&str> {
+        self.owner.as_deref().filter(|owner| Some(*owner) != iss)
     }
 
     pub fn allows(&self, algorithm: Algorithm) -> bool {
@@ -166,7 +174,8 @@ fn drop_ambiguous(parsed: &mut Parsed) {
 
 fn read(raw: RawKey, issuer: &str) -> Result<Key, &'static str> {
     // One address gives the keys of all of Entra's tenants; most are for any (`{tenantid}`), some for one.
-    if raw.issuer.as_deref().is_some_and(|owner| !owner.contains('{') && owner != issuer) {
+    let owner = raw.issuer.as_deref().filter(|owner| !owner.contains('{') && *owner != issuer);
+    if owner.is_some_and(|owner| !tenants::is_one_of(owner, issuer)) {
         return Err("it is for another issuer");
     }
     if raw.d.is_some() {
@@ -200,8 +209,8 @@ fn read(raw: RawKey, issuer: &str) -> Result<Key, &'static str> {
         .filter(|algorithm| algorithm.family() == family && only.is_none_or(|only| only == *algorithm))
         .map(|algorithm| Ok((algorithm, material.verifier(algorithm)?)))
         .collect::<Result<Vec<_>, &'static str>>()?;
-    let fingerprint = fingerprint(raw.kid.as_deref(), only, &material);
-    Ok(Key { kid: raw.kid.map(String::into_boxed_str), family, only, verifiers, fingerprint })
+    let fingerprint = fingerprint(raw.kid.as_deref(), only, owner, &material);
+    Ok(Key { kid: raw.kid.map(String::into_boxed_str), family, only, verifiers, owner: owner.map(Box::from), fingerprint })
 }
 
 enum Material {
@@ -267,7 +276,7 @@ fn point(x: &Option<String>, y: &Option<String>, size: usize) -> Result<Vec<u8>,
     Ok(point)
 }
 
-fn fingerprint(kid: Option<&str>, only: Option<Algorithm>, material: &Material) -> [u8; 32] {
+fn fingerprint(kid: Option<&str>, only: Option<Algorithm>, owner: Option<&str>, material: &Material) -> [u8; 32] {
     let mut context = digest::Context::new(&digest::SHA256);
     let mut part = |bytes: &[u8]| {
         context.update(&(bytes.len() as u64).to_be_bytes());
@@ -276,6 +285,7 @@ fn fingerprint(kid: Option<&str>, only: Option<Algorithm>, material: &Material) 
     part(&[u8::from(kid.is_some())]);
     part(kid.unwrap_or_default().as_bytes());
     part(only.map_or("", Algorithm::name).as_bytes());
+    part(owner.unwrap_or_default().as_bytes());
     match material {
         Material::Rsa { n, e } => [n, e].into_iter().for_each(|bytes| part(bytes)),
         Material::Point(bytes) => part(bytes),

@@ -5,10 +5,12 @@
 //! - [`config`]: what a configuration says about an issuer
 //! - [`issuers`]: the issuers of a configuration, and the tasks that keep their keys fresh
 //! - `jose`: a token's three parts, read strictly
+//! - `tenants`: an issuer that stands for many
 //! - `claims`: each check of what a token says, and `hints`: what probably went wrong
 //! - [`binding`] and [`dpop`]: tokens that only their sender may use (RFC 8705, RFC 9449)
 //! - `store`: an issuer's keys, when to ask for them again, and how old they may be; on top of `fetch` (the one HTTP
-//!   client), `discovery`, `jwks` and `keyset` (what was answered), and `pace` (budgets and back-off)
+//!   client), `discovery`, `jwks` and `keyset` (what was answered), `keyfile` (for a restart), and `pace` (budgets and
+//!   back-off)
 //! - `introspection`: asking the issuer about a token, and `opaque`: the verdict on its answer
 //! - [`verify`]: the verdict on a token, with the cache of verified ones, and `guesses`: whose they probably are
 //! - `mapping`: from claims to a principal
@@ -34,12 +36,14 @@ mod introspection;
 pub mod issuers;
 mod jose;
 mod jwks;
+mod keyfile;
 mod keyset;
 mod mapping;
 mod opaque;
 mod pace;
 mod settings;
 mod store;
+mod tenants;
 pub mod verify;
 mod weak_rsa;
 
@@ -50,4 +54,5 @@ pub use algorithm::Algorithm;
 pub use binding::Binding;
 pub use config::{ClaimPaths, IntrospectionConfig, IssuerConfig, IssuerKind, TokenType};
 pub use issuers::{Issuer, Issuers};
+pub use mapping::groups_unknown;
 pub use verify::{Obtained, Verification, VerifiedToken};

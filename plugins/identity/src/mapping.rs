@@ -1,7 +1,7 @@
 //! From the claims of a verified token to the facts of a principal: where each product puts them.
 
 use crate::config::{ClaimPaths, IssuerKind};
-use portcullis_plugin::ConfigError;
+use portcullis_plugin::{ConfigError, Principal};
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
@@ -218,6 +218,12 @@ impl Mapping {
     pub fn groups(&self, claims: &Claims) -> Vec<Arc<str>> {
         self.groups.list(claims, Form::Names)
     }
+}
+
+/// Whether the caller's groups are not all in the token, so that not being in `groups` says nothing. A rule that refuses
+/// members of a group must refuse such a caller too.
+pub fn groups_unknown(principal: &Principal) -> bool {
+    groups_are_elsewhere(&principal.claims)
 }
 
 /// Entra leaves the groups out when there are many, and says where to ask. Whether somebody is in a group is then

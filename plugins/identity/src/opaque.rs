@@ -1,6 +1,6 @@
 //! The verdict on a token that the issuer was asked about: the same checks as on a JWT, made on the issuer's answer.
 
-use crate::claims::{self, Judgement};
+use crate::claims::{self, Clocks, Judgement};
 use crate::introspection::{Answer, Introspector, Told};
 use crate::issuers::Issuer;
 use crate::verify::{Obtained, Verification, VerifiedToken};
@@ -52,7 +52,8 @@ impl Issuer {
         if claims.contains_key("iss") {
             claims::judge_issuer(claims, settings, &mut judgement);
         }
-        let read = claims::judge_answer(claims, settings, asked.settings(), now, &mut judgement);
+        let clocks = Clocks { now, ahead: self.store().ahead() };
+        let read = claims::judge_answer(claims, settings, asked.settings(), clocks, &mut judgement);
         let refused = judgement.reason();
         judgement.record(exchange);
         if let Some(reason) = refused {

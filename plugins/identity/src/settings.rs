@@ -6,9 +6,11 @@ use crate::config::{IssuerConfig, IssuerKind, TokenType};
 use crate::fetch::{self, Client, Trust};
 use crate::introspection;
 use crate::jwks;
+use crate::keyfile::KeyFile;
 use crate::mapping::Mapping;
 use crate::pace::Pace;
 use crate::store::{KeyIdentity, Source};
+use crate::tenants::{self, Template};
 use portcullis_plugin::units::TimeSpan;
 use portcullis_plugin::{ConfigError, Env};
 use std::sync::Arc;
@@ -22,11 +24,14 @@ const WELL_KNOWN: &str = "/.well-known/openid-configuration";
 /// What a token of this issuer is held against.
 pub(crate) struct Settings {
     pub issuer: Arc<str>,
+    /// If the issuer stands for several tenants.
+    pub template: Option<Template>,
     pub audiences: Vec<Box<str>>,
     pub algorithms: Vec<Algorithm>,
     pub kind: IssuerKind,
     pub mapping: Mapping,
     pub token_types: Vec<TokenType>,
+    pub accept_id_tokens: bool,
     pub leeway: Duration,
     pub pace: Pace,
     pub cache: u64,
@@ -34,8 +39,8 @@ pub(crate) struct Settings {
 
 /// Where the keys come from, before anything is fetched.
 pub(crate) enum KeyOrigin {
-    /// Fetched; the identity tells whether the keys of before a reload may go on being used.
-    Network(Box<Source>, KeyIdentity),
+    /// Fetched; the identity tells whether the keys of before a reload may go on being used. The file is for a restart.
+    Network(Box<Source>, KeyIdentity, Option<Arc<KeyFile>>),
     File(jwks::Parsed),
 }
 
@@ -50,11 +55,13 @@ pub(crate) struct Compiled {
 pub(crate) fn compile(config: &IssuerConfig, env: &Env) -> Result<Compiled, ConfigError> {
     let IssuerConfig {
         issuer,
+        tenants,
         audiences,
         algorithms,
         kind,
         claims,
         token_types,
+        accept_id_tokens,
         leeway,
         discovery,
         jwks_uri,
@@ -63,6 +70,7 @@ pub(crate) fn compile(config: &IssuerConfig, env: &Env) -> Result<Compiled, Conf
         insecure_http,
         refresh,
         max_stale,
+        key_cache,
         retire_after,
         timeout,
         max_wait,
@@ -94,8 +102,12 @@ pub(crate) fn compile(config: &IssuerConfig, env: &Env) -> Result<Compiled, Conf
             .at("leeway"));
     }
 
+    let template = Template::compile(issuer, *kind, tenants.as_ref().map(|tenants| tenants.0.as_slice()))?;
+    if template.is_some() && introspection.is_some() {
+        return Err(ConfigError::new("an opaque token does not say which tenant it is of").at("introspection"));
+    }
     let mapping = Mapping::new(*kind, claims, audiences).map_err(|error| error.at("claims"))?;
-    let network = Network { issuer, discovery, jwks_uri, ca, insecure_http: *insecure_http };
+    let network = Network { issuer, discovery, jwks_uri, ca, key_cache, insecure_http: *insecure_http };
     let paces = [
         ("refresh", refresh),
         ("max_stale", max_stale),
@@ -130,11 +142,13 @@ pub(crate) fn compile(config: &IssuerConfig, env: &Env) -> Result<Compiled, Conf
     };
     let settings = Settings {
         issuer: issuer.as_str().into(),
+        template,
         audiences: audiences.iter().map(|audience| audience.as_str().into()).collect(),
         algorithms: algorithms.clone(),
         kind: *kind,
         mapping,
         token_types: token_types.clone(),
+        accept_id_tokens: accept_id_tokens.unwrap_or(*kind == IssuerKind::Google),
         leeway: leeway.get(),
         pace,
         cache: cache.0,
@@ -180,6 +194,7 @@ pub(crate) struct Network<'a> {
     discovery: &'a Option<String>,
     jwks_uri: &'a Option<String>,
     ca: &'a Option<String>,
+    key_cache: &'a Option<String>,
     insecure_http: bool,
 }
 
@@ -190,6 +205,7 @@ impl Network<'_> {
             ("discovery", self.discovery.is_some()),
             ("jwks_uri", self.jwks_uri.is_some()),
             ("ca", self.ca.is_some()),
+            ("key_cache", self.key_cache.is_some()),
             ("insecure_http", self.insecure_http),
         ];
         match given.iter().find(|(key, given)| *given && idle(key)) {
@@ -219,7 +235,15 @@ impl Network<'_> {
             Source::Discovery { document: url, issuer: Arc::from(self.issuer), client }
         };
         let identity = KeyIdentity::new(self.issuer, key, &text, roots.as_deref(), self.insecure_http);
-        Ok(KeyOrigin::Network(Box::new(source), identity))
+        let file = match self.key_cache {
+            None => None,
+            Some(folder) => {
+                let file = KeyFile::new(&env.resolve(folder), self.issuer, identity.as_str());
+                let file = file.map_err(|error| ConfigError::new(format!("{folder}: {error}")).at("key_cache"))?;
+                Some(Arc::new(file))
+            }
+        };
+        Ok(KeyOrigin::Network(Box::new(source), identity, file))
     }
 
     pub(crate) fn trust(&self) -> Trust {
@@ -234,7 +258,10 @@ impl Network<'_> {
     pub(crate) fn document(&self) -> (&'static str, String) {
         match self.discovery {
             Some(uri) => ("discovery", uri.clone()),
-            None => ("issuer", format!("{}{WELL_KNOWN}", self.issuer.trim_end_matches('/'))),
+            None => {
+                let own = || format!("{}{WELL_KNOWN}", self.issuer.trim_end_matches('/'));
+                ("issuer", tenants::common_document(self.issuer, WELL_KNOWN).unwrap_or_else(own))
+            }
         }
     }
 

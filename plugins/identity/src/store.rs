@@ -10,18 +10,20 @@
 use crate::discovery;
 use crate::fetch::{Client, FetchError, Fetched};
 use crate::jwks::{self, Dropped, Key};
+use crate::keyfile::KeyFile;
 use crate::keyset::{self, KeySet, Lookup, Succession, Wanted};
 use crate::pace::{self, Budget, Clock, Pace};
 use arc_swap::ArcSwapOption;
 use aws_lc_rs::digest;
+use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
 use prometheus::IntCounter;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::oneshot;
 use url::Url;
 
@@ -73,6 +75,9 @@ pub(crate) struct KeyStore {
     hasher: ahash::RandomState,
     clock: Clock,
     outcomes: Option<Outcomes>,
+    /// By how many seconds this machine's clock is ahead of the issuer's; [`UNKNOWN`] before its first answer.
+    ahead: AtomicI64,
+    writing: tokio::sync::Mutex<()>,
     state: Mutex<State>,
 }
 
@@ -93,6 +98,10 @@ struct State {
     discovered: Option<Discovered>,
     keys_etag: Option<(Url, Box<str>)>,
     dropped: Vec<Dropped>,
+    /// The last good answer, for the file.
+    answer: Option<Bytes>,
+    file: Option<Arc<KeyFile>>,
+    file_error: Option<String>,
 }
 
 #[derive(Clone)]
@@ -104,6 +113,7 @@ struct Discovered {
 /// A discovery document is read again after this time, or when the keys cannot be fetched where it says.
 const DISCOVERY_AGE: Duration = Duration::from_secs(3600);
 const MOST_UNKNOWN: usize = 1024;
+const UNKNOWN: i64 = i64::MIN;
 
 impl KeyStore {
     pub fn fetched(name: Arc<str>, source: Source, outcomes: Option<Outcomes>) -> Self {
@@ -125,9 +135,14 @@ impl KeyStore {
                 discovered: None,
                 keys_etag: None,
                 dropped: Vec::new(),
+                answer: None,
+                file: None,
+                file_error: None,
             }),
             clock,
             outcomes,
+            ahead: AtomicI64::new(UNKNOWN),
+            writing: tokio::sync::Mutex::default(),
         }
     }
 
@@ -139,6 +154,62 @@ impl KeyStore {
             store.current.store(Some(Arc::new(KeySet::first(parsed.keys, store.clock.now()))));
         }
         store
+    }
+
+    /// Begins with the keys of a file, if they are good and young enough. The issuer is asked at once all the same.
+    pub fn restore(&self, file: &KeyFile, pace: &Pace) {
+        let path = file.path().display();
+        match file.read(SystemTime::now(), pace.max_stale) {
+            Ok(None) => {}
+            Ok(Some((parsed, age))) => {
+                let Some(fetched_at) = self.clock.now().checked_sub(age) else { return };
+                self.log_dropped(&parsed.dropped);
+                let age = Duration::from_secs(age.as_secs());
+                tracing::info!(issuer = %self.name, keys = parsed.keys.len(), ?age, "begins with the keys of the key cache");
+                self.current.store(Some(Arc::new(KeySet::first(parsed.keys, fetched_at))));
+            }
+            Err(error) => tracing::warn!(issuer = %self.name, file = %path, %error, "the key cache is ignored"),
+        }
+    }
+
+    /// Where good answers are written down from now on.
+    pub fn keep_in(&self, file: Option<Arc<KeyFile>>) {
+        self.state.lock().file = file;
+    }
+
+    async fn write_down(&self) {
+        // In turn, so that an older answer never takes the place of a newer one.
+        let _turn = self.writing.lock().await;
+        let (file, answer) = {
+            let state = self.state.lock();
+            (state.file.clone(), state.answer.clone())
+        };
+        let (Some(file), Some(answer)) = (file, answer) else { return };
+        let written = tokio::task::spawn_blocking(move || file.write(&answer, SystemTime::now()).map_err(|error| (file, error)));
+        let failed = match written.await {
+            Ok(Err((file, error))) => Some(format!("{}: {error}", file.path().display())),
+            Ok(Ok(())) | Err(_) => None,
+        };
+        let mut state = self.state.lock();
+        // One line for each cause: an answer comes every few minutes.
+        if let Some(error) = failed.as_ref().filter(|_| state.file_error != failed) {
+            tracing::warn!(issuer = %self.name, %error, "the key cache cannot be written");
+        }
+        state.file_error = failed;
+    }
+
+    fn compare_clocks(&self, date: Option<SystemTime>) {
+        let Some(date) = date else { return };
+        let now = SystemTime::now();
+        let seconds = |span: Duration| i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
+        let ahead = now.duration_since(date).map_or_else(|behind| -seconds(behind.duration()), seconds);
+        self.ahead.store(ahead, Ordering::Relaxed);
+    }
+
+    /// By how many seconds this machine's clock was ahead of the issuer's at its last answer. A few seconds are nothing:
+    /// `Date` has whole ones, and the answer took its time.
+    pub fn ahead(&self) -> Option<i64> {
+        Some(self.ahead.load(Ordering::Relaxed)).filter(|ahead| *ahead != UNKNOWN)
     }
 
     fn is_given(&self) -> bool {
@@ -286,7 +357,14 @@ impl KeyStore {
         let pace = pace.clone();
         tokio::spawn(async move {
             let result = flight.store.fetch(&pace).await;
+            let good = result.is_ok();
             flight.store.land(result, &pace);
+            // Nobody waits for a disk.
+            let store = Arc::clone(&flight.store);
+            drop(flight);
+            if good {
+                store.write_down().await;
+            }
         });
         done
     }
@@ -305,12 +383,16 @@ impl KeyStore {
             known.filter(|_| self.current.load().is_some())
         };
         match client.get(&url, etag.as_deref(), pace.timeout).await? {
-            Fetched::NotModified { max_age } => Ok(Answer::Unchanged { max_age }),
-            Fetched::Fresh { body, etag, max_age } => {
+            Fetched::NotModified { max_age, date } => {
+                self.compare_clocks(date);
+                Ok(Answer::Unchanged { max_age })
+            }
+            Fetched::Fresh { body, etag, max_age, date } => {
                 let parsed = jwks::parse(&body, issuer)
                     .map_err(|error| FetchError::Unusable { url: url.clone(), cause: error.to_string() })?;
+                self.compare_clocks(date);
                 let etag = etag.map(|etag| (url, etag));
-                Ok(Answer::Keys { parsed, etag, max_age })
+                Ok(Answer::Keys { parsed, body, etag, max_age })
             }
         }
     }
@@ -354,7 +436,8 @@ impl KeyStore {
             Ok(answer) => {
                 let (news, max_age, etag) = match answer {
                     Answer::Unchanged { max_age } => (self.unchanged(now, pace), max_age, None),
-                    Answer::Keys { parsed, etag, max_age } => {
+                    Answer::Keys { parsed, body, etag, max_age } => {
+                        self.state.lock().answer = Some(body);
                         self.log_dropped(&parsed.dropped);
                         (self.replace(parsed.keys, now, pace), max_age, Some(etag))
                     }
@@ -431,7 +514,7 @@ impl KeyStore {
 
 enum Answer {
     Unchanged { max_age: Option<Duration> },
-    Keys { parsed: jwks::Parsed, etag: Option<(Url, Box<str>)>, max_age: Option<Duration> },
+    Keys { parsed: jwks::Parsed, body: Bytes, etag: Option<(Url, Box<str>)>, max_age: Option<Duration> },
 }
 
 /// However the task ends, also by a panic or with its runtime, the way is free for the next fetch.

@@ -12,7 +12,7 @@
 
 use crate::algorithm::Algorithm;
 use crate::binding::Binding;
-use crate::claims::{self, Judgement, Read};
+use crate::claims::{self, Clocks, Judgement, Read};
 use crate::introspection::Told;
 use crate::issuers::Issuer;
 use crate::jose::{self, Header, Malformed, Token};
@@ -258,11 +258,13 @@ impl Issuer {
         claims::judge_issuer(&claims, self.settings(), judgement);
         // Judged now, told after the key: whether a key is worth asking for depends on them.
         let mut later = Judgement::new(judgement.is_explaining());
-        let read = claims::judge(&claims, &token.header, self.settings(), now, &mut later);
+        let clocks = Clocks { now, ahead: self.store().ahead() };
+        let read = claims::judge(&claims, &token.header, self.settings(), clocks, &mut later);
 
         if let Some(algorithm) = algorithm {
             let doomed = judgement.failed() || later.failed();
-            if let KeyVerdict::Missing(wanted) = self.judge_key(&token, algorithm, doomed, attempt, judgement) {
+            let iss = claims.get("iss").and_then(Value::as_str);
+            if let KeyVerdict::Missing(wanted) = self.judge_key(&token, (algorithm, iss), doomed, attempt, judgement) {
                 return Examined::NeedsKey(wanted);
             }
         }
@@ -292,7 +294,7 @@ impl Issuer {
     fn judge_key(
         &self,
         token: &Token<'_>,
-        algorithm: Algorithm,
+        (algorithm, iss): (Algorithm, Option<&str>),
         doomed: bool,
         attempt: Attempt,
         judgement: &mut Judgement,
@@ -305,6 +307,13 @@ impl Issuer {
         };
         let (other_family, candidates, missing) = match self.store().find(&wanted, pace) {
             Lookup::Found(key) => {
+                if let Some(owner) = key.is_of_another(iss) {
+                    judgement.check("key", reason::TOKEN_ISSUER_MISMATCH, false, || {
+                        let expected = format!("a token of {}, the only one that its key signs for", jose::safe(owner));
+                        Finding::new(expected, jose::safe(iss.unwrap_or("none")))
+                    });
+                    return KeyVerdict::Failed;
+                }
                 judgement.check("key", reason::TOKEN_KID_UNKNOWN, true, || Finding::new("a key of the issuer", named()));
                 let good = key.verify(algorithm, token.signed.as_bytes(), &token.signature);
                 if !good {
@@ -390,7 +399,9 @@ impl Issuer {
     ) -> Option<Arc<VerifiedToken>> {
         let subject = read.subject?;
         let mut principal = Principal::new("bearer", Arc::<str>::from(subject));
-        principal.issuer = Some(Arc::clone(&self.settings().issuer));
+        // Of many tenants, the one: a subject is only unique within it.
+        let own = self.settings().template.as_ref().and_then(|_| claims.get("iss")).and_then(Value::as_str);
+        principal.issuer = Some(own.map_or_else(|| Arc::clone(&self.settings().issuer), Arc::from));
         principal.client_id = mapping.client_id(&claims);
         principal.scopes = mapping.scopes(&claims);
         principal.roles = mapping.roles(&claims);

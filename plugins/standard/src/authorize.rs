@@ -171,7 +171,14 @@ impl Filter for Authorize {
             let ok = rules.iter().any(|rule| rule.holds(request.method(), principal));
             allowed &= exchange.check("allow", reason::AUTHORIZE_DENIED, ok, || {
                 let expected = first_few(rules.iter().map(Rule::describe), rules.len());
-                Finding::new(format!("one of: {expected}"), observed(request.method(), principal))
+                let finding = Finding::new(format!("one of: {expected}"), observed(request.method(), principal));
+                let by_group = !ok && rules.iter().any(|rule| !rule.groups.is_empty());
+                match principal {
+                    Some(principal) if by_group && portcullis_identity::groups_unknown(principal) => {
+                        finding.hint(crate::text::GROUPS_UNKNOWN)
+                    }
+                    _ => finding,
+                }
             });
         }
         if let Some(expression) = &self.expression {

@@ -463,3 +463,25 @@ proptest! {
         prop_assert!(headers(&[]).is_empty());
     }
 }
+
+#[test]
+fn groups_that_the_token_leaves_out_satisfy_no_rule_and_escape_none() {
+    let overage = || {
+        let mut principal = alice();
+        principal.groups = Vec::new();
+        let claims = json!({ "_claim_names": { "groups": "src1" }, "tenant": "acme" });
+        principal.claims = Arc::new(claims.as_object().unwrap().clone());
+        Call::get("/").principal(principal)
+    };
+    // She may well be banned; that her groups are not in the token must not let her in.
+    for source in ["!('banned' in principal.groups)", "'eu' in principal.groups", "principal.groups.size() == 0"] {
+        let mut call = overage();
+        assert_eq!(call.denied(&expression(source)).reason(), reason::AUTHORIZE_DENIED, "{source}");
+        assert!(format!("{:?}", last(&call)).contains("Entra left the groups out"), "{:?}", last(&call));
+    }
+    assert!(holds("principal.claims.tenant == 'acme'", overage()), "what asks for no group is not concerned");
+    let mut call = overage();
+    call.denied(&build::<Authorize>("{ allow: [{ groups: eu }] }"));
+    assert!(last(&call).finding.hint.as_deref().is_some_and(|hint| hint.contains("application roles")));
+    assert!(overage().run(&build::<Authorize>("{ allow: [{ groups: eu }, { roles: user }] }")).is_continue());
+}

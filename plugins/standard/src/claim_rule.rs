@@ -152,6 +152,10 @@ impl ClaimRule {
         Some(Self { name, way, values, expected })
     }
 
+    pub(crate) fn is_of(&self, name: &str) -> bool {
+        self.name == name
+    }
+
     /// A claim of the whole name wins over the way to a member.
     fn find<'c>(&self, claims: &'c Map<String, Value>) -> Option<&'c Value> {
         claims.get(&self.name).or_else(|| {

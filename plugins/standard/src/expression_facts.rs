@@ -120,6 +120,9 @@ impl Facts<'_> {
         record.put("issuer", || optional(principal.issuer.as_deref()));
         record.put("client_id", || optional(principal.client_id.as_deref()));
         let mut entries = record.entries;
+        if self.reads.member("principal", "groups") && portcullis_identity::groups_unknown(principal) {
+            return Err(format!("the groups are not known: {}", crate::text::GROUPS_UNKNOWN));
+        }
         for (member, items) in [("scopes", &principal.scopes), ("roles", &principal.roles), ("groups", &principal.groups)] {
             if self.reads.member("principal", member) {
                 entries.insert(member.into(), self.texts(items)?);

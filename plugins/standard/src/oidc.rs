@@ -261,7 +261,9 @@ impl Rules {
         let Some(named) = unverified_issuer(token) else {
             return self.issuers.iter().find(|issuer| issuer.introspects()).or(Some(first));
         };
-        let chosen = self.issuers.iter().find(|issuer| **issuer.identifier() == *named);
+        // One tenant's own issuer comes before one that stands for many.
+        let exact = self.issuers.iter().find(|issuer| **issuer.identifier() == *named);
+        let chosen = exact.or_else(|| self.issuers.iter().find(|issuer| issuer.is_named(&named)));
         exchange.check("issuer", reason::TOKEN_ISSUER_MISMATCH, chosen.is_some(), || {
             let known = self.issuers.iter().map(|issuer| issuer.identifier());
             let observed: String = named.chars().filter(|c| !c.is_control()).take(200).collect();
@@ -311,7 +313,11 @@ impl Rules {
         }
         for rule in &self.claims {
             ask("claim", reason::TOKEN_CLAIM_MISMATCH, rule.holds(&principal.claims), &|| {
-                Finding::new(rule.expected.as_str(), rule.observed(&principal.claims))
+                let finding = Finding::new(rule.expected.as_str(), rule.observed(&principal.claims));
+                match rule.is_of("groups") && verified.groups_unknown() {
+                    true => finding.hint(crate::text::GROUPS_UNKNOWN),
+                    false => finding,
+                }
             });
         }
         if let Some(reason) = first {

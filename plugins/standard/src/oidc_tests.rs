@@ -320,3 +320,37 @@ fn configurations_that_could_not_be_enforced_are_refused() {
     let bare = portcullis_plugin::Env::new(".", portcullis_plugin::prometheus::Registry::new(), Arc::default());
     assert!(build_in::<Oidc>(&bare, "{ issuer: main }").err().unwrap().contains("no issuer is configured"));
 }
+
+#[test]
+fn a_rule_on_groups_that_the_token_leaves_out_refuses_and_says_why() {
+    let filter = build::<Oidc>("{ issuer: main, claims: { groups: eu } }");
+    for (claims, hinted) in [(json!({ "hasgroups": true }), true), (json!({ "groups": ["us"] }), false)] {
+        let mut call = bearing(&Signer::main().token(claims));
+        assert_eq!(call.denied(&filter).reason(), reason::TOKEN_CLAIM_MISMATCH);
+        let shown = format!("{:?}", call.exchange.checks());
+        assert_eq!(shown.contains("Entra left the groups out"), hinted, "{shown}");
+    }
+}
+
+#[test]
+fn an_opaque_token_goes_to_the_one_issuer_that_can_be_asked_about_it() {
+    let asking = json!({ "client_id": "edge", "client_secret_env": "CARGO_PKG_NAME", "endpoint": "https://b.example.test/i" });
+    let config = |issuer: &str, asks: bool| {
+        let mut config = IssuerConfig::new(issuer, ["api"]);
+        config.introspection = asks.then(|| serde_json::from_value(asking.clone()).unwrap());
+        config
+    };
+    let mut env = env();
+    let configs = [
+        ("a".to_owned(), config("https://a.example.test", false)),
+        ("b".to_owned(), config("https://b.example.test", true)),
+        ("c".to_owned(), config("https://c.example.test", true)),
+    ];
+    // Offline: nothing is asked, and that is told instead of a verdict.
+    env.offer(Issuers::offline(&configs.into(), &env, None).unwrap());
+    let filter = build_in::<Oidc>(&env, "{ issuer: [a, b] }").unwrap();
+    let denial = bearing("opaque-token").denied(&filter);
+    assert_eq!((denial.reason(), denial.status_code()), (reason::ISSUER_UNAVAILABLE, 503));
+    let error = build_in::<Oidc>(&env, "{ issuer: [b, a, c] }").err().unwrap();
+    assert!(error.contains("both have `introspection`"), "{error}");
+}

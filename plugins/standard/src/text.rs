@@ -2,6 +2,9 @@
 
 use serde::de::{Deserialize, Deserializer};
 
+/// Why a caller's groups are not in its token, and what to do.
+pub(crate) const GROUPS_UNKNOWN: &str = "Entra left the groups out of the token, as there are too many: have it send application roles, or only groups assigned to the application";
+
 /// Reads a key that was given, so that `None` only ever means "the key is absent". `key:` with nothing after it is
 /// then an empty list or an error, and never "no rule".
 pub(crate) fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {

@@ -20,6 +20,7 @@ mod certificates;
 mod headers;
 mod introspection;
 mod jose;
+mod key_cache;
 mod keys;
 mod providers;
 mod rotation;

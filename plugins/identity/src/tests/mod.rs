@@ -5,6 +5,7 @@ mod certificates;
 mod configuration;
 mod hostile;
 mod introspection;
+mod keyfile;
 mod outage;
 mod provider;
 mod rotation;

@@ -6,6 +6,7 @@ use crate::fetch::Trust;
 use crate::{ClaimPaths, Issuer, IssuerConfig, IssuerKind, Verification, VerifiedToken, discovery};
 use portcullis_plugin::ReasonCode;
 use portcullis_plugin::reason;
+use portcullis_plugin::units::OneOrMany;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -120,6 +121,46 @@ fn entra_v2() {
 }
 
 #[test]
+fn entra_for_several_tenants() {
+    let template = "https://login.microsoftonline.com/{tenantid}/v2.0";
+    let (ours, other) = ("72f988bf-86f1-41af-91ab-2d7cd011db47", "11111111-2222-3333-4444-555555555555");
+    let issuer_of = |tenant: &str| template.replace("{tenantid}", tenant);
+    let mut configured = config(IssuerKind::Entra, template, &[super::AUDIENCE]);
+    let allow = |tenants: &[&str]| Some(OneOrMany(tenants.iter().map(|one| (*one).to_owned()).collect()));
+    configured.tenants = allow(&[ours]);
+    // As Entra publishes them: most keys for everybody, some for one tenant.
+    let (common, bound) = (Signer::new("common"), Signer::new("bound"));
+    let mut keys = [common.bare_jwk(), bound.bare_jwk()];
+    keys[0]["issuer"] = template.into();
+    keys[1]["issuer"] = issuer_of(other).into();
+    let judge = |tenants: &[&str], signer: &Signer, changes: Value| {
+        let mut configured = configured.clone();
+        configured.tenants = allow(tenants);
+        let issuer = offline(configured, &jwks(&keys));
+        let (result, checks) = super::explained(&issuer, &signer.token(&changes));
+        let why = checks.iter().find(|check| !check.ok).map(|check| check.check).unwrap_or_default();
+        result.map(|verified| verified.principal().issuer.as_deref().unwrap().to_owned()).map_err(|reason| (reason, why))
+    };
+    let of = |iss: &str, tid: &str| json!({ "iss": issuer_of(iss), "tid": tid });
+    let refused = |why| Err((reason::TOKEN_ISSUER_MISMATCH, why));
+    assert_eq!(judge(&[ours], &common, of(ours, ours)), Ok(issuer_of(ours)), "the principal is of its tenant");
+    assert_eq!(judge(&[ours], &common, of(other, other)), refused("tenants"));
+    assert_eq!(judge(&["any"], &common, of(other, other)), Ok(issuer_of(other)));
+    // A tenant of one's own, and the name of another.
+    assert_eq!(judge(&[ours], &common, of(ours, other)), refused("tenant"));
+    assert_eq!(judge(&[ours], &common, of(other, ours)), refused("tenant"));
+    assert_eq!(judge(&["any"], &common, of(ours, other)), refused("tenant"));
+    assert_eq!(judge(&[ours], &common, json!({ "iss": issuer_of(ours) })), refused("tenant"));
+    assert_eq!(judge(&["any"], &common, of("{tenantid}", "{tenantid}")), refused("issuer"));
+    assert_eq!(judge(&["any"], &common, of("common", "common")), refused("issuer"));
+    let v1 = json!({ "iss": format!("https://sts.windows.net/{ours}/"), "tid": ours });
+    assert_eq!(judge(&["any"], &common, v1), refused("issuer"));
+    // A key of one tenant signs for no other.
+    assert_eq!(judge(&["any"], &bound, of(other, other)), Ok(issuer_of(other)));
+    assert_eq!(judge(&["any"], &bound, of(ours, ours)), refused("key"));
+}
+
+#[test]
 fn entra_v1() {
     let config = config(IssuerKind::Entra, "https://sts.windows.net/72f988bf-86f1-41af-91ab-2d7cd011db47/", &["api://orders"]);
     let Some(product) = Product::new("entra-v1", config) else { return };
@@ -215,4 +256,38 @@ fn an_encryption_key_verifies_nothing_even_if_it_is_named() {
     };
     assert_eq!(verdict(encryption.token(&json!({}))), Err(reason::TOKEN_KID_UNKNOWN));
     assert_eq!(verdict(signing.token_headed(&json!({ "kid": null }))), Ok(()), "the only one that it can mean");
+}
+
+#[test]
+fn an_id_token_is_accepted_only_where_that_is_said_and_only_of_the_applications_that_are_named() {
+    let key = Signer::new("a");
+    let id = |changes: Value| {
+        key.token_with(&json!({ "alg": "ES256", "kid": "a", "typ": "JWT" }), &{
+            let claims = super::signer::merged(super::signer::claims(), &json!({ "scope": null, "at_hash": "x", "nonce": "n" }));
+            super::signer::merged(claims, &changes)
+        })
+    };
+    let judge = |accept: Option<bool>, kind: IssuerKind, token: String| {
+        let mut config = config(kind, super::ISSUER, &[super::AUDIENCE]);
+        config.accept_id_tokens = accept;
+        super::explained(&offline(config, &jwks(&[key.jwk()])), &token).0.map(|_| ())
+    };
+    let generic = IssuerKind::Generic;
+    for accept in [None, Some(false)] {
+        assert_eq!(judge(accept, generic, id(json!({}))), Err(reason::TOKEN_TYP_REFUSED));
+    }
+    assert_eq!(judge(Some(true), generic, id(json!({}))), Ok(()));
+    assert_eq!(judge(Some(true), generic, id(json!({ "azp": super::AUDIENCE }))), Ok(()));
+    // Made for another application that named this one as a second audience.
+    let shared = json!({ "aud": [super::AUDIENCE, "other"], "azp": "other" });
+    assert_eq!(judge(Some(true), generic, id(shared.clone())), Err(reason::TOKEN_AUDIENCE_MISMATCH));
+    assert_eq!(judge(Some(true), generic, id(json!({ "aud": "other" }))), Err(reason::TOKEN_AUDIENCE_MISMATCH));
+    // What is never an access token stays refused.
+    for never in [json!({ "typ": "Refresh" }), json!({ "events": { "http://schemas.openid.net/event/backchannel-logout": {} } })]
+    {
+        assert_eq!(judge(Some(true), generic, id(never)), Err(reason::TOKEN_TYP_REFUSED));
+    }
+    assert_eq!(judge(None, IssuerKind::Google, id(json!({}))), Ok(()));
+    assert_eq!(judge(None, IssuerKind::Google, id(shared)), Err(reason::TOKEN_AUDIENCE_MISMATCH));
+    assert_eq!(judge(Some(false), IssuerKind::Google, id(json!({}))), Err(reason::TOKEN_TYP_REFUSED));
 }
