@@ -13,11 +13,14 @@
 //! - `mapping`: from claims to a principal
 //! - [`certificate`]: the verdict on a client certificate, with the names in it as RFC 4514 writes them
 //!
+//! And in the other direction: [`assertion`], with which the gateway tells services who is calling.
+//!
 //! Nothing here knows of the proxy. Nothing needs a process-wide TLS provider either: aws-lc-rs is named wherever one
 //! is used.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod algorithm;
+pub mod assertion;
 pub mod binding;
 mod cache;
 pub mod certificate;
