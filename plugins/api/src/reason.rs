@@ -109,7 +109,7 @@ reasons! {
     API_KEY_MISSING = "api_key.missing", 401, "No API key was sent.", "Send the key where `expected` says.";
     API_KEY_UNKNOWN = "api_key.unknown", 401, "What was sent is not one API key that is known here.", "Look at `observed`; check that the key's hash is in the file of the route's api_key filter.";
     API_KEY_EXPIRED = "api_key.expired", 401, "The API key is known, but past its `expires`.", "Issue a new key.";
-    ISSUER_UNAVAILABLE = "issuer.unavailable", 503, "The issuer's keys are needed and cannot be had: it never answered, or its last keys are older than allowed.", "Check the issuer and the way to it; see portcullis_issuer_keys_age_seconds.";
+    ISSUER_UNAVAILABLE = "issuer.unavailable", 503, "The issuer is needed and cannot be had: it never gave keys, its last keys are older than allowed, or it does not say whether a token is active.", "Look at the hint; check the issuer, the way to it and the credentials of `introspection`; see portcullis_issuer_keys_age_seconds.";
     IDENTITY_MISSING = "identity.missing", 403, "A header or key that must come from a verified identity has no value.", "Put an authenticating filter before, or make the header optional.";
     AUTHORIZE_DENIED = "authorize.denied", 403, "The route's rule does not allow this request; 401 instead of 403 if the rule asks who is calling and nobody is known.", "Compare the rule with the principal.";
     RATE_EXCEEDED = "rate.exceeded", 429, "The caller has used up its rate.", "Wait for `Retry-After` seconds.";

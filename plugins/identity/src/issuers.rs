@@ -3,8 +3,9 @@
 use crate::cache::TokenCache;
 use crate::config::IssuerConfig;
 use crate::dpop::ProofState;
+use crate::introspection::{self, Introspector};
 use crate::jwks;
-use crate::settings::{self, KeyOrigin, Settings};
+use crate::settings::{self, Compiled, KeyOrigin, Settings};
 use crate::store::{KeyStore, Outcomes};
 use portcullis_plugin::{ConfigError, Env};
 use prometheus::{IntGauge, IntGaugeVec};
@@ -28,6 +29,7 @@ pub struct Issuer {
     settings: Settings,
     store: Arc<KeyStore>,
     cache: Option<TokenCache>,
+    introspector: Option<Arc<Introspector>>,
     gauges: Option<Arc<Gauges>>,
     started: AtomicBool,
     /// Which start of an issuer of this name it was.
@@ -61,7 +63,8 @@ impl Issuers {
     pub fn offline(configs: &BTreeMap<String, IssuerConfig>, env: &Env, jwks: Option<&[u8]>) -> Result<Arc<Self>, ConfigError> {
         let mut issuers = BTreeMap::new();
         for (name, config) in configs {
-            let (settings, origin) = settings::compile(config, env).map_err(|error| error.at(name.as_str()).at("issuers"))?;
+            let compiled = settings::compile(config, env).map_err(|error| error.at(name.as_str()).at("issuers"))?;
+            let Compiled { settings, keys: origin, introspection } = compiled;
             let keys = match (origin, jwks) {
                 (KeyOrigin::File(parsed), _) => Some(parsed),
                 (KeyOrigin::Network(..), None) => None,
@@ -71,7 +74,8 @@ impl Issuers {
                 ),
             };
             let store = Arc::new(KeyStore::given(name.as_str().into(), keys));
-            issuers.insert(name.clone(), Arc::new(Issuer::new(name, settings, store, None)));
+            let introspector = introspection.map(|settings| Introspector::offline(name.as_str().into(), settings));
+            issuers.insert(name.clone(), Arc::new(Issuer::new(name, settings, store, introspector, None)));
         }
         Ok(Arc::new(Self { issuers, proofs: Arc::new(ProofState::new()?) }))
     }
@@ -105,9 +109,9 @@ impl Issuers {
 
 impl Issuer {
     fn compile(name: &str, config: &IssuerConfig, env: &Env) -> Result<Self, ConfigError> {
-        let (settings, origin) = settings::compile(config, env)?;
+        let Compiled { settings, keys, introspection } = settings::compile(config, env)?;
         let gauges = Gauges::new(name, env)?;
-        let store = match origin {
+        let store = match keys {
             KeyOrigin::File(parsed) => Arc::new(KeyStore::given(name.into(), Some(parsed))),
             KeyOrigin::Network(source, identity) => {
                 let fetches = env.counter(
@@ -126,12 +130,30 @@ impl Issuer {
                 .clone()
             }
         };
-        Ok(Self::new(name, settings, store, Some(gauges)))
+        let introspector = match introspection {
+            Some(settings) => Some(Introspector::new(name.into(), settings, Some(introspection_outcomes(name, env)?))),
+            None => None,
+        };
+        Ok(Self::new(name, settings, store, introspector, Some(gauges)))
     }
 
-    fn new(name: &str, settings: Settings, store: Arc<KeyStore>, gauges: Option<Arc<Gauges>>) -> Self {
-        let cache = TokenCache::new(settings.cache);
-        Self { name: name.into(), settings, store, cache, gauges, started: AtomicBool::new(false), turn: AtomicU64::new(0) }
+    fn new(
+        name: &str,
+        settings: Settings,
+        store: Arc<KeyStore>,
+        introspector: Option<Introspector>,
+        gauges: Option<Arc<Gauges>>,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            cache: TokenCache::new(settings.cache),
+            settings,
+            store,
+            introspector: introspector.map(Arc::new),
+            gauges,
+            started: AtomicBool::new(false),
+            turn: AtomicU64::new(0),
+        }
     }
 
     /// The name in the configuration.
@@ -151,6 +173,15 @@ impl Issuer {
     /// Whether there are keys that may be used now.
     pub fn is_ready(&self) -> bool {
         self.store.usable(&self.settings.pace).is_some()
+    }
+
+    /// Whether it judges tokens that are no JWTs, by asking the issuer.
+    pub fn introspects(&self) -> bool {
+        self.introspector.is_some()
+    }
+
+    pub(crate) fn introspector(&self) -> Option<&Arc<Introspector>> {
+        self.introspector.as_ref()
     }
 
     pub(crate) fn settings(&self) -> &Settings {
@@ -189,6 +220,16 @@ impl Issuer {
             gauges.set(self.store.count(), self.store.age());
         }
     }
+}
+
+fn introspection_outcomes(name: &str, env: &Env) -> Result<introspection::Outcomes, ConfigError> {
+    let counter = env.counter(
+        "portcullis_issuer_introspections_total",
+        "Questions to an issuer about a token, by outcome (active, inactive or error).",
+        &["issuer", "outcome"],
+    )?;
+    let of = |outcome| counter.with_label_values(&[name, outcome]);
+    Ok(introspection::Outcomes { active: of("active"), inactive: of("inactive"), failed: of("error") })
 }
 
 /// Holds the issuer only for moments, so that a reload can drop it at any time.

@@ -31,6 +31,12 @@ pub(crate) struct Header {
     pub has_nonce: bool,
 }
 
+/// Whether a token is to be read here, or only by whoever issued it. The header of every JWT is a JSON object, and `{"`
+/// begins `eyJ` in base64.
+pub(crate) fn is_like_a_jwt(token: &str) -> bool {
+    token.starts_with("eyJ") && token.bytes().filter(|byte| *byte == b'.').count() == 2
+}
+
 /// What is wrong with the form of a token. Names the part, never shows it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Malformed {
@@ -51,7 +57,9 @@ pub(crate) enum Malformed {
 impl Malformed {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Parts(1) => Some("an opaque token: have the issuer give out JWT access tokens for this API"),
+            Self::Parts(1) => {
+                Some("an opaque token: configure `introspection`, or have the issuer give out JWT access tokens for this API")
+            }
             Self::Parts(5) => Some("an encrypted token (JWE): have the issuer sign without encrypting"),
             Self::TooLong(_) => Some("a token of this size often lists all groups of a user: have the issuer leave them out"),
             _ => None,

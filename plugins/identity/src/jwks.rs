@@ -186,6 +186,7 @@ fn read(raw: RawKey, issuer: &str) -> Result<Key, &'static str> {
         ("RSA", _) => rsa(raw.n.as_deref(), raw.e.as_deref())?,
         ("EC", Some("P-256")) => (Family::P256, Material::Point(point(&raw.x, &raw.y, 32)?)),
         ("EC", Some("P-384")) => (Family::P384, Material::Point(point(&raw.x, &raw.y, 48)?)),
+        ("EC", Some("P-521")) => (Family::P521, Material::Point(point(&raw.x, &raw.y, 66)?)),
         ("OKP", Some("Ed25519")) => (Family::Ed25519, Material::Point(octets(&raw.x)?)),
         ("EC" | "OKP", _) => return Err("its curve is not supported"),
         ("oct", _) => return Err("it is symmetric"),
@@ -219,6 +220,7 @@ impl Material {
                 let scheme: &'static dyn crypto::VerificationAlgorithm = match algorithm {
                     Algorithm::Es256 => &crypto::ECDSA_P256_SHA256_FIXED,
                     Algorithm::Es384 => &crypto::ECDSA_P384_SHA384_FIXED,
+                    Algorithm::Es512 => &crypto::ECDSA_P521_SHA512_FIXED,
                     _ => &crypto::ED25519,
                 };
                 ParsedPublicKey::new(scheme, point).map_err(|_| "it is not a point on its curve")
@@ -313,7 +315,7 @@ mod tests {
             (&ec, json!({ "alg": "ES384" }), "does not fit"),
             (&ec, json!({ "alg": "HS256" }), "not a supported"),
             (&ec, json!({ "d": "AA" }), "private"),
-            (&ec, json!({ "crv": "P-521" }), "curve"),
+            (&ec, json!({ "crv": "P-521" }), "does not fit"),
             (&ec, json!({ "crv": "secp256k1" }), "curve"),
             (&ec, json!({ "x": b64([1; 32]) }), "not a point"),
             (&ec, json!({ "x": b64([1; 33]) }), "too long"),

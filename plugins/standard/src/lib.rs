@@ -1,6 +1,7 @@
 //! The built-in filters, in the order in which a route usually names them.
 //!
 //! - [`request_id`]: an id for each request
+//! - [`debug`]: which checks failed, for developers
 //! - [`ip_allow`]: who may come, by address
 //! - [`cors`]: pages of other origins
 //! - [`client_cert`]: client certificates, and the names they must carry
@@ -20,6 +21,7 @@ pub mod assertion_keys;
 pub mod authorize;
 pub mod client_cert;
 pub mod cors;
+pub mod debug;
 pub mod headers;
 pub mod identity_headers;
 pub mod ip_allow;
@@ -50,6 +52,7 @@ use portcullis_plugin::{FilterFactory, FilterTable};
 pub fn table() -> FilterTable {
     FilterTable::new([
         FilterFactory::of::<request_id::RequestId>(),
+        FilterFactory::of::<debug::Debug>(),
         FilterFactory::of::<ip_allow::IpAllow>(),
         FilterFactory::of::<cors::Cors>(),
         FilterFactory::of::<client_cert::ClientCert>(),

@@ -6,7 +6,8 @@
 //!
 //! The token is taken from `Authorization: Bearer` (with `binding.dpop` from `Authorization: DPoP` too) and from nowhere else: one in the query, a cookie or another header
 //! is not looked at, and the refusal's hint says where it was found. With several issuers, the token's `iss` says which
-//! of them judges it; nothing else of a token is believed before its signature is verified.
+//! of them judges it; nothing else of a token is believed before its signature is verified. An opaque token goes to the
+//! one issuer that has `introspection`.
 //!
 //! Once verified, the token is taken out of the request, so that upstreams do not get it; a route that needs it there
 //! says `identity_headers: { forward_token: true }`. The caller becomes the principal (method `bearer`).
@@ -158,6 +159,11 @@ fn find_issuers(names: &[String], issuers: Option<&Issuers>) -> Result<Vec<Arc<I
                     .help("a token's `iss` could not tell which of them should judge it"),
             ));
         }
+        if let Some(other) = found.iter().find(|other| other.introspects() && issuer.introspects()) {
+            return Err(here(ConfigError::new(format!("`{name}` and `{}` both have `introspection`", other.name())).help(
+                "an opaque token does not say whose it is, and it is shown to no other issuer than its own: use two routes",
+            )));
+        }
         found.push(issuer);
     }
     Ok(found)
@@ -198,12 +204,13 @@ impl Filter for Oidc {
             Verification::Wait(keys) => {
                 let (rules, token) = (Arc::clone(rules), VerifiedToken::new(token.into_owned(), scheme));
                 Verdict::wait(async move {
-                    keys.await;
-                    let resume: Resume =
-                        Box::new(move |request, exchange| match issuer.verify_bound_after_wait(token.expose(), exchange) {
+                    let obtained = keys.await;
+                    let resume: Resume = Box::new(move |request, exchange| {
+                        match issuer.verify_bound_after_wait(token.expose(), obtained, exchange) {
                             Ok(verified) => rules.finish(&verified, token, request, exchange),
                             Err(reason) => rules.deny(reason, scheme, request, exchange),
-                        });
+                        }
+                    });
                     resume
                 })
             }
@@ -235,14 +242,16 @@ impl Filter for Oidc {
 }
 
 impl Rules {
-    /// Who judges the token. A single issuer judges every token. A token whose `iss` cannot be read goes to the first,
-    /// which says what is wrong with it.
+    /// Who judges the token. A single issuer judges every token. A token whose `iss` cannot be read goes to the one that
+    /// can be asked about it, or to the first, which says what is wrong with it.
     fn choose(&self, token: &str, exchange: &mut Exchange) -> Option<&Arc<Issuer>> {
         let first = self.issuers.first()?;
         if self.issuers.len() == 1 {
             return Some(first);
         }
-        let Some(named) = unverified_issuer(token) else { return Some(first) };
+        let Some(named) = unverified_issuer(token) else {
+            return self.issuers.iter().find(|issuer| issuer.introspects()).or(Some(first));
+        };
         let chosen = self.issuers.iter().find(|issuer| **issuer.identifier() == *named);
         exchange.check("issuer", reason::TOKEN_ISSUER_MISMATCH, chosen.is_some(), || {
             let known = self.issuers.iter().map(|issuer| issuer.identifier());

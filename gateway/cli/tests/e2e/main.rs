@@ -19,6 +19,7 @@ mod slow;
 mod bound_tokens;
 mod certificates;
 mod headers;
+mod introspection;
 mod jose;
 mod keys;
 mod providers;

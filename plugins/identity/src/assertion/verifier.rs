@@ -86,9 +86,9 @@ impl AssertionVerifier {
             Verification::Verified(verified) => verified,
             Verification::Refused(reason) => return Err(refusal(reason, &first)),
             Verification::Wait(keys) => {
-                keys.await;
+                let obtained = keys.await;
                 let mut second = exchange();
-                self.issuer.verify_after_wait(assertion, &mut second).map_err(|reason| refusal(reason, &second))?
+                self.issuer.verify_after_wait(assertion, obtained, &mut second).map_err(|reason| refusal(reason, &second))?
             }
         };
         let assertion = Assertion(verified);
