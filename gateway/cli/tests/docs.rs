@@ -69,6 +69,9 @@ async fn every_configuration_in_the_docs_holds() {
     }
     pki.crl(&[]).unwrap().write_to(env.folder().join("tls/clients.crl")).unwrap();
     env.file("lists/partners.txt", "192.0.2.0/24\n").unwrap();
+    // A server's key is as good as any for signing assertions.
+    std::fs::create_dir(env.folder().join("keys")).unwrap();
+    env.file("keys/assertion.pem", server.key_pem()).unwrap();
 
     let mut checked = 0;
     for page in pages() {

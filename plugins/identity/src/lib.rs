@@ -16,12 +16,15 @@
 //! - `mapping`: from claims to a principal
 //! - [`certificate`]: the verdict on a client certificate, with the names in it as RFC 4514 writes them
 //!
+//! And in the other direction: [`assertion`], with which the gateway tells services who is calling.
+//!
 //! Nothing here knows of the proxy. Nothing needs a process-wide TLS provider either: aws-lc-rs is named wherever one
 //! is used.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod algorithm;
 mod asking;
+pub mod assertion;
 pub mod binding;
 mod cache;
 pub mod certificate;

@@ -10,12 +10,14 @@
 //! - [`authorize`]: what a caller may do
 //! - [`rate_limit`]: how often
 //! - [`identity_headers`]: what the upstream learns of the caller
+//! - [`signed_identity`]: the same, signed, for upstreams that verify it; with [`assertion_keys`]
 //! - [`headers`]: any other header, in both directions
 //!
 //! A filter of this crate touches two places: its own file, and one line of [`table`].
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod api_key;
+pub mod assertion_keys;
 pub mod authorize;
 pub mod client_cert;
 pub mod cors;
@@ -26,6 +28,7 @@ pub mod ip_allow;
 pub mod oidc;
 pub mod rate_limit;
 pub mod request_id;
+pub mod signed_identity;
 
 mod api_key_file;
 mod bearer;
@@ -58,6 +61,8 @@ pub fn table() -> FilterTable {
         FilterFactory::of::<authorize::Authorize>(),
         FilterFactory::of::<rate_limit::RateLimit>(),
         FilterFactory::of::<identity_headers::IdentityHeaders>(),
+        FilterFactory::of::<signed_identity::SignedIdentity>(),
+        FilterFactory::of::<assertion_keys::AssertionKeys>(),
         FilterFactory::of::<headers::EditHeaders>(),
     ])
 }

@@ -5,9 +5,11 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use portcullis_identity::assertion::{AssertionConfig, AssertionSigner};
 use portcullis_identity::{IssuerConfig, Issuers};
 use portcullis_plugin::env::Kept;
 use portcullis_plugin::prometheus::Registry;
+use portcullis_plugin::units::TimeSpan;
 use portcullis_plugin::{
     Build, CertificateFacts, CertificateRefusal, CertificateStatus, Connection, Denial, Env, Exchange, Headers, Method,
     Principal, ReasonCode, Reply, RequestHead, ResponseHead, Scheme, Verdict, Version,
@@ -73,6 +75,11 @@ impl Call {
             observed: "one that is not".into(),
             hint: Some("renew it".into()),
         })));
+        self
+    }
+
+    pub fn routed(mut self, route: &str) -> Self {
+        self.exchange.driver_set_route(route.into());
         self
     }
 
@@ -165,6 +172,12 @@ pub fn facts() -> CertificateFacts {
 pub fn env() -> Env {
     let mut env = Env::new(concat!(env!("CARGO_MANIFEST_DIR"), "/testdata"), Registry::new(), Arc::new(Kept::default()));
     env.offer(issuers(&env));
+    let assertion = AssertionConfig {
+        issuer: "https://edge.example.test".into(),
+        keys: vec!["assertion-p256.pem".into(), "assertion-ed25519.pem".into()],
+        lifetime: TimeSpan::secs(60),
+    };
+    env.offer(Arc::new(AssertionSigner::compile(&assertion, &env).unwrap()));
     env
 }
 

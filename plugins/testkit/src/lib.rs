@@ -7,6 +7,7 @@ pub mod filters;
 pub mod run;
 
 // Certificates and tokens, with no socket.
+pub mod dpop;
 pub mod hostile;
 pub mod keys;
 pub mod pki;
@@ -28,6 +29,7 @@ mod port;
 mod wait;
 
 pub use client::{Client, Response};
+pub use dpop::Prover;
 pub use error::Error;
 pub use exchange::{Answer as UpstreamAnswer, Request, answer, request};
 pub use filters::{TestEnv, filter, filter_by_name};

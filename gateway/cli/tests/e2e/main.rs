@@ -16,6 +16,7 @@ mod protocols;
 mod slow;
 
 // Who the caller is.
+mod bound_tokens;
 mod certificates;
 mod headers;
 mod introspection;

@@ -25,6 +25,7 @@ use crate::owned::OwnedHeaders;
 use crate::pool::{Pool, split::Split};
 use crate::route::Router;
 use portcullis_identity::Issuers;
+use portcullis_identity::assertion::AssertionSigner;
 use portcullis_plugin::env::Kept;
 use portcullis_plugin::error::{Segment, unknown_name};
 use portcullis_plugin::{ConfigError, Env, FilterTable, Mode, Reply, Scheme};
@@ -97,7 +98,18 @@ impl Build<'_> {
     /// `None` if something has been found that leaves nothing to build. What can be built is built all the same, so that
     /// its own findings are told too.
     fn snapshot(&mut self, raw: raw::Config) -> Option<Snapshot> {
-        let raw::Config { include: _, listeners, admin, trusted_proxies, access_log, issuers, pools, routes, shutdown } = raw;
+        let raw::Config {
+            include: _,
+            listeners,
+            admin,
+            trusted_proxies,
+            access_log,
+            issuers,
+            assertion,
+            pools,
+            routes,
+            shutdown,
+        } = raw;
         let raw::Shutdown { drain } = shutdown;
         let issuers = match &self.context.purpose {
             Purpose::Inspect { keys: Some(keys) } => Issuers::offline(&issuers, &self.env, Some(keys)),
@@ -107,6 +119,12 @@ impl Build<'_> {
         let issuers = self.findings.take(issuers);
         if let Some(issuers) = &issuers {
             self.env.offer(Arc::clone(issuers));
+        }
+        if let Some(assertion) = assertion {
+            let signer = AssertionSigner::compile(&assertion, &self.env);
+            if let Some(signer) = self.findings.take(signer) {
+                self.env.offer(Arc::new(signer));
+            }
         }
         let pools = self.pools(pools);
         let admin = admin.and_then(|admin| {

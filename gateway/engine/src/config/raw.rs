@@ -5,6 +5,7 @@
 
 use super::filter_entry::FilterEntry;
 use portcullis_identity::IssuerConfig;
+use portcullis_identity::assertion::AssertionConfig;
 use portcullis_plugin::units::{ByteSize, Network, OneOrMany, TimeSpan};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -27,6 +28,8 @@ pub struct Config {
     pub access_log: Option<AccessLog>,
     /// Who issues the tokens that routes accept, by a name of your choice.
     pub issuers: BTreeMap<String, IssuerConfig>,
+    /// What the gateway signs with when it tells services who is calling (`signed_identity`).
+    pub assertion: Option<AssertionConfig>,
     /// Groups of backends, by a name of your choice.
     pub pools: BTreeMap<String, Pool>,
     /// Which requests go where, and what is asked of them.

@@ -216,3 +216,38 @@ impl Judged<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::exchange_at;
+
+    /// RFC 9449, section 7.1 (figures 12 and 13): a proof that another implementation made.
+    const TOKEN: &str = "Kz~8mXK1EalYznwH-LC-1fBAo.4Ljp~zsPE_NeO.gxU";
+    const PROOF: &str = "eyJ0eXAiOiJkcG9wK2p3dCIsImFsZyI6IkVTMjU2IiwiandrIjp7Imt0eSI6IkVDIiwieCI6Imw4dEZyaHgtMzR0VjNoUklDUkRZOXpDa0RscEJoRjQyVVFVZldWQVdCRnMiLCJ5IjoiOVZFNGpmX09rX282NHpiVFRsY3VOSmFqSG10NnY5VERWclUwQ2R2R1JEQSIsImNydiI6IlAtMjU2In19.eyJqdGkiOiJlMWozVl9iS2ljOC1MQUVCIiwiaHRtIjoiR0VUIiwiaHR1IjoiaHR0cHM6Ly9yZXNvdXJjZS5leGFtcGxlLm9yZy9wcm90ZWN0ZWRyZXNvdXJjZSIsImlhdCI6MTU2MjI2MjYxOCwiYXRoIjoiZlVIeU8ycjJaM0RaNTNFc05yV0JiMHhXWG9hTnk1OUlpS0NBcWtzbVFFbyJ9.2oW9RP35yRqzhrtNP86L-Ey71EOptxRimPPToA1plemAgR6pxHF8y6-yqyVnmcw6Fy1dqd-jfxSYoMxhAJpLjA";
+    const THUMBPRINT: &str = "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I";
+
+    #[test]
+    fn the_proof_of_the_rfc_is_good_for_its_request() {
+        let rules = |algorithms| {
+            let minute = Duration::from_secs(60);
+            ProofRules::new(algorithms, minute, Duration::from_secs(5), None, Arc::new(ProofState::new().unwrap()))
+        };
+        let key: [u8; 32] = crate::jose::base64url(THUMBPRINT).unwrap().try_into().unwrap();
+        let judge = |rules: &ProofRules, proof: &str, url: &str, after: u64| {
+            let urls = [normalised_url(url).unwrap()];
+            let asked = Asked { method: "GET", urls: &urls, token: TOKEN, key: &key };
+            let now = UNIX_EPOCH + Duration::from_secs(1_562_262_618 + after);
+            rules.judge(proof.as_bytes(), &asked, &mut exchange_at(now))
+        };
+        let url = "https://resource.example.org/protectedresource";
+        let es256 = rules(vec![Algorithm::Es256]);
+        assert_eq!(judge(&es256, PROOF, url, 3), Ok(false));
+        assert_eq!(judge(&es256, PROOF, url, 4), Err(reason::DPOP_REPLAY));
+        assert_eq!(judge(&es256, PROOF, url, 61), Err(reason::DPOP_PROOF_INVALID));
+        assert_eq!(judge(&es256, PROOF, "https://resource.example.org/other", 3), Err(reason::DPOP_PROOF_INVALID));
+        assert_eq!(judge(&rules(vec![Algorithm::EdDsa]), PROOF, url, 3), Err(reason::DPOP_PROOF_INVALID));
+        let altered = PROOF.replace("LjA", "LjQ");
+        assert_eq!(judge(&rules(vec![Algorithm::Es256]), &altered, url, 3), Err(reason::DPOP_PROOF_INVALID));
+    }
+}
