@@ -10,6 +10,7 @@
 //! - [`authorize`]: what a caller may do
 //! - [`rate_limit`]: how often
 //! - [`identity_headers`]: what the upstream learns of the caller
+//! - [`client_cert_header`]: the client certificate itself, for the upstream
 //! - [`headers`]: any other header, in both directions
 //!
 //! A filter of this crate touches two places: its own file, and one line of [`table`].
@@ -18,6 +19,7 @@
 pub mod api_key;
 pub mod authorize;
 pub mod client_cert;
+pub mod client_cert_header;
 pub mod cors;
 pub mod debug;
 pub mod headers;
@@ -57,6 +59,7 @@ pub fn table() -> FilterTable {
         FilterFactory::of::<authorize::Authorize>(),
         FilterFactory::of::<rate_limit::RateLimit>(),
         FilterFactory::of::<identity_headers::IdentityHeaders>(),
+        FilterFactory::of::<client_cert_header::ClientCertHeader>(),
         FilterFactory::of::<headers::EditHeaders>(),
     ])
 }

@@ -25,8 +25,8 @@ use portcullis_identity::{Issuer, Issuers, Verification};
 use portcullis_plugin::error::unknown_name;
 use portcullis_plugin::units::OneOrMany;
 use portcullis_plugin::{
-    Build, ConfigError, Denial, Env, Exchange, Filter, Finding, Needs, Principal, ReasonCode, RequestHead, Resume, Verdict,
-    reason,
+    Build, ConfigError, Credential, Denial, Env, Exchange, Filter, FilterError, Finding, Needs, Principal, ReasonCode,
+    RequestHead, Resume, Verdict, reason,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -189,6 +189,19 @@ impl Filter for Oidc {
         }
     }
 
+    fn credential(&self, request: &RequestHead, exchange: &Exchange) -> Credential {
+        match bearer::read(request.headers()) {
+            Presented::Token(_) | Presented::Malformed(_) => Credential::Present,
+            Presented::Nothing if exchange.extension::<VerifiedToken>().is_some() => Credential::Present,
+            Presented::Nothing | Presented::OtherScheme(_) => Credential::Absent,
+        }
+    }
+
+    fn withhold(&self, request: &mut RequestHead) -> Result<(), FilterError> {
+        bearer::remove(request.headers_mut());
+        Ok(())
+    }
+
     fn needs(&self) -> Needs {
         let rules = &self.0;
         let names: Vec<&str> = rules.issuers.iter().map(|issuer| &**issuer.name()).collect();
@@ -197,7 +210,12 @@ impl Filter for Oidc {
         parts.extend((!rules.roles.is_empty()).then(|| format!("role {}", rules.roles.join(" or "))));
         parts.extend((!rules.claims.is_empty()).then(|| format!("{} claims", rules.claims.len())));
         parts.extend(rules.optional.then(|| "optional".to_owned()));
-        Needs { authenticates: !rules.optional, summary: Some(format!("token({})", parts.join("; "))), ..Needs::default() }
+        Needs {
+            authenticates: !rules.optional,
+            combines: !rules.optional,
+            summary: Some(format!("token({})", parts.join("; "))),
+            ..Needs::default()
+        }
     }
 }
 

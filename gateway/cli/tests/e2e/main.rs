@@ -17,6 +17,7 @@ mod slow;
 
 // Who the caller is.
 mod certificates;
+mod combined;
 mod headers;
 mod jose;
 mod keys;
