@@ -79,8 +79,8 @@ struct Before {
     principal: Option<Arc<portcullis_plugin::Principal>>,
 }
 
-/// How often one filter may wait in one request; more is a loop.
-const MAX_WAITS: usize = 8;
+/// How often one filter may wait in one request; more is a loop. A group waits as often as its members do.
+const MAX_WAITS: usize = 64;
 
 #[derive(Default)]
 pub struct Chain {

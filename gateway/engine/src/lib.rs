@@ -6,7 +6,7 @@
 //! - [`drive`]: the connection loop, and the Pingora driver that calls the exchange
 //! - [`http1`] and [`normalise`]: one strict reading of each head; [`refusals`]: those that have none
 //! - [`exchange`]: what happens to a request; [`owned`] and [`forwarded`]: what a client may not say
-//! - [`route`] and [`chain`]: which filters, and how they run
+//! - [`route`], [`chain`] and [`group`]: which filters, and how they run
 //! - [`pool`]: which backend
 //! - [`rescue`]: refusals and faults as responses; [`access_log`], [`metrics`], [`decisions`] and [`admin`]: the record
 //!
@@ -25,6 +25,7 @@ pub mod exchange;
 pub mod explain;
 pub mod forwarded;
 pub mod gateway;
+pub mod group;
 pub mod http1;
 pub mod listen;
 pub mod metrics;

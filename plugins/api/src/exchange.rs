@@ -59,6 +59,15 @@ pub struct Exchange {
     filter: &'static str,
     checks: Vec<Check>,
     extensions: Vec<(TypeId, Box<dyn Any + Send + Sync>)>,
+    /// Extensions before this one are not replaced, only hidden, since what hides them may be undone.
+    replaceable: usize,
+}
+
+/// Where [`Exchange::driver_undo`] goes back to.
+pub struct Mark {
+    principal: Option<Arc<Principal>>,
+    extensions: usize,
+    replaceable: usize,
 }
 
 impl Exchange {
@@ -76,6 +85,7 @@ impl Exchange {
             filter: "",
             checks: Vec::new(),
             extensions: Vec::new(),
+            replaceable: 0,
         }
     }
 
@@ -136,17 +146,19 @@ impl Exchange {
     /// A filter's own state, from its request stage to its response stage. One value per type.
     pub fn extension<T: Any + Send + Sync>(&self) -> Option<&T> {
         let id = TypeId::of::<T>();
-        self.extensions.iter().find(|(key, _)| *key == id).and_then(|(_, value)| value.downcast_ref())
+        self.extensions.iter().rev().find(|(key, _)| *key == id).and_then(|(_, value)| value.downcast_ref())
     }
 
     pub fn extension_mut<T: Any + Send + Sync>(&mut self) -> Option<&mut T> {
         let id = TypeId::of::<T>();
-        self.extensions.iter_mut().find(|(key, _)| *key == id).and_then(|(_, value)| value.downcast_mut())
+        self.extensions.iter_mut().rev().find(|(key, _)| *key == id).and_then(|(_, value)| value.downcast_mut())
     }
 
     pub fn insert_extension<T: Any + Send + Sync>(&mut self, value: T) {
         let id = TypeId::of::<T>();
-        self.extensions.retain(|(key, _)| *key != id);
+        let mut at = 0..;
+        let replaceable = self.replaceable;
+        self.extensions.retain(|(key, _)| at.next().is_some_and(|at| at < replaceable) || *key != id);
         self.extensions.push((id, Box::new(value)));
     }
 }
@@ -171,11 +183,64 @@ impl Exchange {
         self.principal = principal;
     }
 
+    /// For alternatives: what is set from here on can be undone, or kept.
+    pub fn driver_mark(&mut self) -> Mark {
+        let mark = Mark { principal: self.principal.clone(), extensions: self.extensions.len(), replaceable: self.replaceable };
+        self.replaceable = self.extensions.len();
+        mark
+    }
+
+    /// The principal and the extensions are as they were at the mark. Checks stay.
+    pub fn driver_undo(&mut self, mark: Mark) {
+        self.principal = mark.principal;
+        self.extensions.truncate(mark.extensions);
+        self.replaceable = mark.replaceable;
+    }
+
+    pub fn driver_keep(&mut self, mark: &Mark) {
+        self.replaceable = mark.replaceable;
+    }
+
     pub fn driver_set_certificate(&mut self, certificate: CertificateStatus) {
         self.certificate = certificate;
     }
 
     pub fn driver_take_checks(&mut self) -> Vec<Check> {
         std::mem::take(&mut self.checks)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exchange() -> Exchange {
+        let address = ([127, 0, 0, 1], 1).into();
+        let connection = Connection { listener: "a".into(), peer: address, source: address, local: address, tls: None };
+        Exchange::new(Arc::new(connection), address.ip(), CertificateStatus::Missing, SystemTime::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn what_is_undone_leaves_the_extension_it_hid() {
+        let mut exchange = exchange();
+        exchange.insert_extension(1_u8);
+        exchange.insert_extension(2_u8);
+        let outer = exchange.driver_mark();
+        exchange.set_principal(Arc::new(Principal::new("bearer", "mallory")));
+        let inner = exchange.driver_mark();
+        exchange.insert_extension(3_u8);
+        exchange.insert_extension("three");
+        assert_eq!(exchange.extension::<u8>(), Some(&3));
+        exchange.driver_undo(inner);
+        assert_eq!((exchange.extension::<u8>(), exchange.extension::<&str>()), (Some(&2), None));
+        exchange.insert_extension(4_u8);
+        exchange.driver_undo(outer);
+        assert_eq!((exchange.extension::<u8>(), exchange.principal().is_none()), (Some(&2), true));
+        let kept = exchange.driver_mark();
+        exchange.insert_extension(5_u8);
+        exchange.driver_keep(&kept);
+        assert_eq!(exchange.extension::<u8>(), Some(&5));
+        exchange.insert_extension(6_u8);
+        assert_eq!(exchange.extensions.len(), 1, "after that, it replaces again");
     }
 }

@@ -5,7 +5,7 @@ use crate::env::Env;
 use crate::error::ConfigError;
 use crate::exchange::Exchange;
 use crate::head::{RequestHead, ResponseHead};
-use crate::verdict::Verdict;
+use crate::verdict::{FilterError, Verdict};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
@@ -36,6 +36,21 @@ pub trait Filter: Send + Sync + 'static {
         Verdict::Continue
     }
 
+    /// Whether the request has a credential of the kind that the filter reads, good or not. For a filter that
+    /// [combines](Needs::combines); it is asked before [`request`](Self::request), and must be cheap.
+    fn credential(&self, _request: &RequestHead, _exchange: &Exchange) -> Credential {
+        Credential::NotRead
+    }
+
+    /// Takes the credential that the filter reads out of the request, because another alternative of an `any_of` has
+    /// decided and nobody has verified this one. What the connection holds stays.
+    ///
+    /// # Errors
+    /// If the request cannot be sent on without it; it is then refused.
+    fn withhold(&self, _request: &mut RequestHead) -> Result<(), FilterError> {
+        Ok(())
+    }
+
     /// After the response, however it ended.
     fn done(&self, _exchange: &Exchange) {}
 
@@ -43,6 +58,15 @@ pub trait Filter: Send + Sync + 'static {
     fn needs(&self) -> Needs {
         Needs::default()
     }
+}
+
+/// Whether a request has what a filter judges callers by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Credential {
+    /// The filter reads no credential: it judges by something that every request has.
+    NotRead,
+    Absent,
+    Present,
 }
 
 /// What a filter asks of the gateway.
@@ -61,6 +85,9 @@ pub struct Needs {
     /// The filter answers CORS preflights: its route then also takes those that ask for one of the route's methods, though
     /// they come as `OPTIONS`. One that is let pass all the same gets 405.
     pub answers_preflights: bool,
+    /// The filter may be a member of `any_of` and `all_of`: it judges in the request stage alone, and with the settings it
+    /// has it refuses a request without the credential that it reads.
+    pub combines: bool,
     /// How `check` sums the filter up in its table of effective security, such as `token(main; api:read)`.
     pub summary: Option<String>,
 }

@@ -38,7 +38,7 @@ pub use connection::{CertificateFacts, CertificateRefusal, CertificateStatus, Co
 pub use env::Env;
 pub use error::ConfigError;
 pub use exchange::{Check, Exchange, Finding};
-pub use filter::{Build, Filter, FilterFactory, FilterTable, Mode, Needs};
+pub use filter::{Build, Credential, Filter, FilterFactory, FilterTable, Mode, Needs};
 pub use head::{Method, RequestHead, ResponseHead, Scheme, Version};
 pub use headers::{HeaderError, Headers};
 pub use id::DecisionId;

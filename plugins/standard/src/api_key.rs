@@ -37,7 +37,8 @@ use crate::header_rules::{check_name, folded, is_look_alike};
 use crate::text::given;
 use percent_encoding::percent_decode_str;
 use portcullis_plugin::{
-    Build, ConfigError, Denial, Env, Exchange, Filter, Finding, Needs, ReasonCode, RequestHead, Verdict, reason,
+    Build, ConfigError, Credential, Denial, Env, Exchange, Filter, FilterError, Finding, Needs, ReasonCode, RequestHead, Verdict,
+    reason,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -168,10 +169,27 @@ impl Filter for ApiKey {
         Verdict::Continue
     }
 
+    fn credential(&self, request: &RequestHead, _exchange: &Exchange) -> Credential {
+        let header =
+            self.header.as_ref().is_some_and(|name| request.headers().iter().any(|(field, _)| is_look_alike(field, name)));
+        let query = || self.query.as_ref().is_some_and(|name| parameters(request).any(|(found, _)| is_parameter(found, name)));
+        if header || query() { Credential::Present } else { Credential::Absent }
+    }
+
+    /// Also with `forward`, which is about keys that are good.
+    fn withhold(&self, request: &mut RequestHead) -> Result<(), FilterError> {
+        self.remove(request).map_err(|_| FilterError::new("a query that cannot be sent on without the API key"))
+    }
+
     fn needs(&self) -> Needs {
         let mut parts = vec![self.place.replace('`', ""), format!("{} keys", self.keys.len())];
         parts.extend(self.optional.then(|| "optional".to_owned()));
-        Needs { authenticates: !self.optional, summary: Some(format!("api_key({})", parts.join("; "))), ..Needs::default() }
+        Needs {
+            authenticates: !self.optional,
+            combines: !self.optional,
+            summary: Some(format!("api_key({})", parts.join("; "))),
+            ..Needs::default()
+        }
     }
 }
 

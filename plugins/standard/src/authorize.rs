@@ -4,7 +4,7 @@
 //! - authorize:
 //!     allow:
 //!       - { roles: [orders-admin] }
-//!       - { scopes: ["orders:read"], methods: [GET, HEAD] }
+//!       - { scopes: ["orders:read"], methods: [GET, HEAD], paths: [/orders] }
 //!     expression: >-
 //!       principal.claims.tenant == request.query.tenant && !request.path.startsWith("/internal/")
 //! ```
@@ -81,6 +81,11 @@ pub struct Allow {
     #[serde(default, deserialize_with = "given")]
     #[schemars(with = "OneOrMany<String>")]
     pub methods: Option<OneOrMany<String>>,
+    /// Paths that the entry is about, each with all that is below it: `/orders` is `/orders` and `/orders/1`, and not
+    /// `/orders-old`. Default: all.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "OneOrMany<String>")]
+    pub paths: Option<OneOrMany<String>>,
 }
 
 pub struct Authorize {
@@ -94,6 +99,8 @@ struct Rule {
     scopes: Vec<String>,
     groups: Vec<String>,
     methods: Vec<Method>,
+    /// Without a `/` at the end.
+    paths: Vec<String>,
 }
 
 impl Build for Authorize {
@@ -123,10 +130,10 @@ fn rules(entries: Vec<Allow>) -> Result<Vec<Rule>, ConfigError> {
 }
 
 fn rule(entry: Allow) -> Result<Rule, ConfigError> {
-    let Allow { roles, scopes, groups, methods } = entry;
-    if roles.is_none() && scopes.is_none() && groups.is_none() && methods.is_none() {
+    let Allow { roles, scopes, groups, methods, paths } = entry;
+    if roles.is_none() && scopes.is_none() && groups.is_none() && methods.is_none() && paths.is_none() {
         return Err(ConfigError::new("the entry asks for nothing, so everybody could pass")
-            .help("give at least one of `roles`, `scopes`, `groups` and `methods`"));
+            .help("give at least one of `roles`, `scopes`, `groups`, `methods` and `paths`"));
     }
     Ok(Rule {
         roles: names("roles", roles)?,
@@ -137,7 +144,23 @@ fn rule(entry: Allow) -> Result<Rule, ConfigError> {
             .enumerate()
             .map(|(at, name)| method(name).map_err(|error| error.at(at).at("methods")))
             .collect::<Result<_, _>>()?,
+        paths: names("paths", paths)?
+            .iter()
+            .enumerate()
+            .map(|(at, path)| prefix(path).map_err(|error| error.at(at).at("paths")))
+            .collect::<Result<_, _>>()?,
     })
+}
+
+/// Requests come with their path in one spelling; what is not written in it would never match.
+fn prefix(path: &str) -> Result<String, ConfigError> {
+    let plain = path.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#' | b'*' | b'\\'));
+    let dots = path.split('/').any(|segment| matches!(segment, "." | ".."));
+    if !path.starts_with('/') || path.contains("//") || !plain || dots {
+        return Err(ConfigError::new(format!("`{path}` is not a path"))
+            .help("start it with `/`; no query, no `*`, no `..`: what is below it is meant anyway"));
+    }
+    Ok(path.trim_end_matches('/').to_owned())
 }
 
 fn names(key: &'static str, names: Option<OneOrMany<String>>) -> Result<Vec<String>, ConfigError> {
@@ -168,7 +191,7 @@ impl Filter for Authorize {
         let principal = exchange.principal().map(Arc::clone);
         let principal = principal.as_deref();
         if let Some(rules) = &self.allow {
-            let ok = rules.iter().any(|rule| rule.holds(request.method(), principal));
+            let ok = rules.iter().any(|rule| rule.holds(request, principal));
             allowed &= exchange.check("allow", reason::AUTHORIZE_DENIED, ok, || {
                 let expected = first_few(rules.iter().map(Rule::describe), rules.len());
                 let finding = Finding::new(format!("one of: {expected}"), observed(request.method(), principal));
@@ -206,6 +229,7 @@ impl Filter for Authorize {
         let reads_certificate = self.expression.as_ref().is_some_and(Expression::reads_certificate);
         Needs {
             reads_identity: self.asks_who() || reads_certificate,
+            combines: true,
             summary: Some(format!("authorize({})", parts.join("; "))),
             ..Needs::default()
         }
@@ -234,8 +258,14 @@ impl Rule {
         !(self.roles.is_empty() && self.scopes.is_empty() && self.groups.is_empty())
     }
 
-    fn holds(&self, method: &Method, principal: Option<&Principal>) -> bool {
-        if !self.methods.is_empty() && !self.methods.contains(method) {
+    fn holds(&self, request: &RequestHead, principal: Option<&Principal>) -> bool {
+        if !self.methods.is_empty() && !self.methods.contains(request.method()) {
+            return false;
+        }
+        let below = |prefix: &String| {
+            request.path().strip_prefix(prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        if !self.paths.is_empty() && !self.paths.iter().any(below) {
             return false;
         }
         let has = |granted: &[Arc<str>], wanted: &String| granted.iter().any(|granted| **granted == **wanted);
@@ -264,6 +294,10 @@ impl Rule {
         if !self.methods.is_empty() {
             let methods: Vec<&str> = self.methods.iter().map(Method::as_str).collect();
             parts.push(format!("method {}", methods.join(" or ")));
+        }
+        if !self.paths.is_empty() {
+            let paths: Vec<String> = self.paths.iter().map(|path| format!("{path}/*")).collect();
+            parts.push(format!("path {}", paths.join(" or ")));
         }
         parts.join(", ")
     }

@@ -485,3 +485,31 @@ fn groups_that_the_token_leaves_out_satisfy_no_rule_and_escape_none() {
     assert!(last(&call).finding.hint.as_deref().is_some_and(|hint| hint.contains("application roles")));
     assert!(overage().run(&build::<Authorize>("{ allow: [{ groups: eu }, { roles: user }] }")).is_continue());
 }
+
+#[test]
+fn a_path_is_itself_and_what_is_below_it() {
+    let filter = build::<Authorize>("{ allow: [{ paths: [/orders/, /health], methods: GET }, { roles: admin, paths: / }] }");
+    for (target, ok) in [
+        ("/orders", true),
+        ("/orders/1?x=/health", true),
+        ("/health", true),
+        ("/orders-old", false),
+        ("/order", false),
+        ("/Orders", false),
+        ("/?/orders", false),
+        ("/admin/orders", false),
+    ] {
+        assert_eq!(Call::get(target).principal(alice()).run(&filter).is_continue(), ok, "{target}");
+    }
+    let mut admin = alice();
+    admin.roles = vec!["admin".into()];
+    assert!(Call::get("/anything").principal(admin).run(&filter).is_continue());
+    let mut call = Call::get("/secret").principal(alice());
+    assert_eq!(call.denied(&filter).status_code(), 403);
+    let finding = &call.exchange.checks()[0].finding;
+    assert_eq!(finding.expected, "one of: method GET, path /orders/* or /health/*, role admin, path /*");
+    assert!(finding.observed.starts_with("GET with roles user"), "{}", finding.observed);
+    for path in ["orders", "/a//b", "/a?b", "/a/*", "/a/../b", "'/a b'", "''"] {
+        assert!(error::<Authorize>(&format!("{{ allow: [{{ paths: {path} }}] }}")).starts_with("allow[0].paths[0]: "), "{path}");
+    }
+}

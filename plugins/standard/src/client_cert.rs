@@ -11,14 +11,20 @@
 //! With `require: false`, a client without a certificate passes, and so does one whose certificate did not verify: both
 //! have no identity. A certificate that did verify must still carry the names.
 //!
-//! A certificate that passes becomes the principal (method `certificate`), unless an earlier filter has set one.
+//! A certificate that passes becomes the principal (method `certificate`), unless an earlier filter has set one; a token or
+//! key that a later filter verifies takes its place. The certificate's own facts (`cert.subject` and so on) stay within
+//! reach of every filter either way. What the principal is called and may do, `principal` says:
+//!
+//! ```yaml
+//! - client_cert: { issuer: "CN=Partner CA,O=Partner,C=DE", principal: { subject: san_uri, roles: [partner] } }
+//! ```
 
 use crate::certificate_names::{DnPattern, DnsPattern, EmailPattern, Fingerprint, SpiffePattern, UriName};
 use crate::text::{first_few, given};
 use portcullis_plugin::units::OneOrMany;
 use portcullis_plugin::{
-    Build, CertificateFacts, CertificateStatus, ConfigError, Env, Exchange, Filter, Finding, Needs, Principal, RequestHead,
-    Verdict, reason,
+    Build, CertificateFacts, CertificateStatus, ConfigError, Credential, Env, Exchange, Filter, Finding, Needs, Principal,
+    RequestHead, Verdict, reason,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -61,6 +67,71 @@ pub struct Config {
     #[serde(default, deserialize_with = "given")]
     #[schemars(with = "OneOrMany<SpiffePattern>")]
     pub spiffe_id: Option<OneOrMany<SpiffePattern>>,
+    /// What the certificate is as a principal.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "PrincipalConfig")]
+    pub principal: Option<PrincipalConfig>,
+}
+
+/// What a certificate that passes is as a principal. At least one key.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PrincipalConfig {
+    /// The name that the caller is called by (`sub`). A certificate with none of that kind, or with several, is refused.
+    /// Default: the SPIFFE id; else the subject; else the first alternative name, with its kind.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "SubjectName")]
+    pub subject: Option<SubjectName>,
+    /// Roles that every certificate has which passes. Default: none.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "OneOrMany<String>")]
+    pub roles: Option<OneOrMany<String>>,
+    /// Groups that it is in. Default: none.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "OneOrMany<String>")]
+    pub groups: Option<OneOrMany<String>>,
+    /// Scopes that it has. Default: none.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "OneOrMany<String>")]
+    pub scopes: Option<OneOrMany<String>>,
+}
+
+/// A kind of name in a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SubjectName {
+    SpiffeId,
+    SanUri,
+    SanDns,
+    SanEmail,
+    /// The subject's distinguished name.
+    Subject,
+    /// SHA-256 of the DER certificate, 64 lower-case hexadecimal digits.
+    Sha256,
+}
+
+impl SubjectName {
+    fn key(self) -> &'static str {
+        match self {
+            Self::SpiffeId => "spiffe_id",
+            Self::SanUri => "san_uri",
+            Self::SanDns => "san_dns",
+            Self::SanEmail => "san_email",
+            Self::Subject => "subject",
+            Self::Sha256 => "sha256",
+        }
+    }
+
+    fn names(self, facts: &CertificateFacts) -> Names<'_> {
+        match self {
+            Self::SpiffeId => Names::One(facts.spiffe_id.as_deref()),
+            Self::SanUri => Names::Many(&facts.san_uri),
+            Self::SanDns => Names::Many(&facts.san_dns),
+            Self::SanEmail => Names::Many(&facts.san_email),
+            Self::Subject => Names::One(Some(facts.subject.as_str()).filter(|subject| !subject.is_empty())),
+            Self::Sha256 => Names::One(Some(&facts.sha256)),
+        }
+    }
 }
 
 fn default_require() -> bool {
@@ -82,7 +153,16 @@ enum Names<'a> {
     Many(&'a [String]),
 }
 
-impl Names<'_> {
+impl<'a> Names<'a> {
+    /// The name, if there is exactly one.
+    fn only(&self) -> Option<&'a str> {
+        match self {
+            Self::One(name) => *name,
+            Self::Many([name]) => Some(name),
+            Self::Many(_) => None,
+        }
+    }
+
     fn any(&self, test: &dyn Fn(&str) -> bool) -> bool {
         match self {
             Self::One(name) => name.is_some_and(test),
@@ -103,6 +183,10 @@ impl fmt::Display for Names<'_> {
 pub struct ClientCert {
     require: bool,
     rules: Vec<Rule>,
+    subject: Option<SubjectName>,
+    roles: Vec<Arc<str>>,
+    groups: Vec<Arc<str>>,
+    scopes: Vec<Arc<str>>,
 }
 
 impl Build for ClientCert {
@@ -111,7 +195,7 @@ impl Build for ClientCert {
     type Config = Config;
 
     fn build(config: Config, _env: &Env) -> Result<Self, ConfigError> {
-        let Config { require, subject, san_dns, san_uri, san_email, issuer, fingerprint_sha256, spiffe_id } = config;
+        let Config { require, subject, san_dns, san_uri, san_email, issuer, fingerprint_sha256, spiffe_id, principal } = config;
         let mut rules = Vec::new();
         add(&mut rules, "subject", subject, DnPattern::matches, |facts| Names::One(Some(&facts.subject)))?;
         add(&mut rules, "san_dns", san_dns, DnsPattern::matches, |facts| Names::Many(&facts.san_dns))?;
@@ -120,7 +204,34 @@ impl Build for ClientCert {
         add(&mut rules, "issuer", issuer, DnPattern::matches, |facts| Names::One(Some(&facts.issuer)))?;
         add(&mut rules, "fingerprint_sha256", fingerprint_sha256, Fingerprint::matches, |facts| Names::One(Some(&facts.sha256)))?;
         add(&mut rules, "spiffe_id", spiffe_id, SpiffePattern::matches, |facts| Names::One(facts.spiffe_id.as_deref()))?;
-        Ok(Self { require, rules })
+        let mut filter = Self { require, rules, subject: None, roles: Vec::new(), groups: Vec::new(), scopes: Vec::new() };
+        if let Some(PrincipalConfig { subject, roles, groups, scopes }) = principal {
+            if subject.is_none() && roles.is_none() && groups.is_none() && scopes.is_none() {
+                return Err(ConfigError::new("it says nothing")
+                    .help("give `subject`, `roles`, `groups` or `scopes`, or leave it out")
+                    .at("principal"));
+            }
+            filter.subject = subject;
+            for (key, given, list) in [
+                ("roles", roles, &mut filter.roles),
+                ("groups", groups, &mut filter.groups),
+                ("scopes", scopes, &mut filter.scopes),
+            ] {
+                *list = granted(given).map_err(|error| error.at(key).at("principal"))?;
+            }
+        }
+        Ok(filter)
+    }
+}
+
+fn granted(names: Option<OneOrMany<String>>) -> Result<Vec<Arc<str>>, ConfigError> {
+    let Some(OneOrMany(names)) = names else { return Ok(Vec::new()) };
+    if names.is_empty() {
+        return Err(ConfigError::new("the list is empty").help("name at least one, or leave the key out"));
+    }
+    match names.iter().position(|name| name.trim() != name || name.is_empty()) {
+        Some(at) => Err(ConfigError::new("a name is empty, or has spaces at its ends").at(at)),
+        None => Ok(names.into_iter().map(Into::into).collect()),
     }
 }
 
@@ -164,13 +275,26 @@ impl Filter for ClientCert {
         }
     }
 
+    fn credential(&self, _request: &RequestHead, exchange: &Exchange) -> Credential {
+        match exchange.certificate() {
+            CertificateStatus::Missing => Credential::Absent,
+            CertificateStatus::Verified(_) | CertificateStatus::Refused(_) => Credential::Present,
+        }
+    }
+
     fn needs(&self) -> Needs {
         let mut parts: Vec<&str> = self.rules.iter().map(|rule| rule.key).collect();
         if !self.require {
             parts.insert(0, "optional");
         }
         let summary = if parts.is_empty() { "cert".to_owned() } else { format!("cert({})", parts.join(", ")) };
-        Needs { authenticates: self.require, reads_identity: true, summary: Some(summary), ..Needs::default() }
+        Needs {
+            authenticates: self.require,
+            combines: self.require,
+            reads_identity: true,
+            summary: Some(summary),
+            ..Needs::default()
+        }
     }
 }
 
@@ -195,21 +319,34 @@ impl ClientCert {
                 Finding::new(format!("one of {}", rule.expected), names.to_string())
             });
         }
-        if !all {
-            return Verdict::deny(reason::CERT_NAME_MISMATCH);
-        }
+        let name = match self.subject {
+            None => Some(subject(facts)),
+            Some(kind) => {
+                let names = kind.names(facts);
+                let only = names.only();
+                // Which of several is meant is not ours to choose.
+                all &= exchange.check("principal", reason::CERT_NAME_MISMATCH, only.is_some(), || {
+                    Finding::new(format!("exactly one {} to be called by", kind.key()), names.to_string())
+                });
+                only.map(str::to_owned)
+            }
+        };
+        let Some(name) = name.filter(|_| all) else { return Verdict::deny(reason::CERT_NAME_MISMATCH) };
         if exchange.principal().is_none() {
-            exchange.set_principal(Arc::new(principal(facts)));
+            exchange.set_principal(Arc::new(self.principal(name, facts)));
         }
         Verdict::Continue
     }
-}
 
-fn principal(facts: &CertificateFacts) -> Principal {
-    let mut principal = Principal::new("certificate", subject(facts));
-    principal.issuer = Some(facts.issuer.as_str().into());
-    principal.expires_at = Some(facts.not_after);
-    principal
+    fn principal(&self, name: String, facts: &CertificateFacts) -> Principal {
+        let mut principal = Principal::new("certificate", name);
+        principal.roles.clone_from(&self.roles);
+        principal.groups.clone_from(&self.groups);
+        principal.scopes.clone_from(&self.scopes);
+        principal.issuer = Some(facts.issuer.as_str().into());
+        principal.expires_at = Some(facts.not_after);
+        principal
+    }
 }
 
 /// The SPIFFE id; else the distinguished name; else, for a certificate whose subject is empty (RFC 5280, section
@@ -341,6 +478,37 @@ mod tests {
         let mut call = Call::get("/").certificate(facts()).principal(Principal::new("bearer", "alice"));
         assert!(call.run(&filter).is_continue());
         assert_eq!(&*call.exchange.principal().unwrap().subject, "alice");
+    }
+
+    #[test]
+    fn a_chosen_name_must_be_there_once() {
+        for (kind, name) in [
+            ("spiffe_id", "spiffe://partner.example/ns/prod/sa/billing"),
+            ("san_dns", "billing.partner.example"),
+            ("san_email", "billing@partner.example"),
+            ("subject", "CN=billing,OU=Payments,O=Partner\\, Inc.,C=DE"),
+        ] {
+            let filter =
+                build::<ClientCert>(&format!("{{ principal: {{ subject: {kind}, roles: [partner, eu], scopes: read }} }}"));
+            let mut call = Call::get("/").certificate(facts());
+            assert!(call.run(&filter).is_continue(), "{kind}");
+            let principal = call.exchange.principal().unwrap();
+            assert_eq!((&*principal.subject, principal.roles.len(), &*principal.scopes[0]), (name, 2, "read"));
+
+            let bare = CertificateFacts {
+                subject: String::new(),
+                san_dns: vec![],
+                san_email: vec!["a@b.example".into(), "c@d.example".into()],
+                spiffe_id: None,
+                ..facts()
+            };
+            let mut call = Call::get("/").certificate(bare);
+            assert_eq!(call.denied(&filter).reason(), reason::CERT_NAME_MISMATCH, "{kind}");
+            assert_eq!((call.failed_checks()[0].0, call.exchange.principal().is_none()), ("principal", true));
+        }
+        assert!(error::<ClientCert>("{ principal: {} }").starts_with("principal: it says nothing"));
+        assert!(error::<ClientCert>("{ principal: { roles: [] } }").starts_with("principal.roles: the list is empty"));
+        assert!(error::<ClientCert>("{ principal: { roles: ['a ', b] } }").starts_with("principal.roles[0]: "));
     }
 
     #[test]

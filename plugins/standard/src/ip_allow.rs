@@ -96,7 +96,7 @@ impl Filter for IpAllow {
         if !self.deny.is_empty() || self.allow.is_none() {
             parts.push(format!("deny {}", self.deny.len()));
         }
-        Needs { summary: Some(format!("ip({})", parts.join(", "))), ..Needs::default() }
+        Needs { combines: true, summary: Some(format!("ip({})", parts.join(", "))), ..Needs::default() }
     }
 }
 

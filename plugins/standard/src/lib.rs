@@ -11,6 +11,7 @@
 //! - [`rate_limit`]: how often
 //! - [`identity_headers`]: what the upstream learns of the caller
 //! - [`signed_identity`]: the same, signed, for upstreams that verify it; with [`assertion_keys`]
+//! - [`client_cert_header`]: the client certificate itself, for the upstream
 //! - [`headers`]: any other header, in both directions
 //!
 //! A filter of this crate touches two places: its own file, and one line of [`table`].
@@ -20,6 +21,7 @@ pub mod api_key;
 pub mod assertion_keys;
 pub mod authorize;
 pub mod client_cert;
+pub mod client_cert_header;
 pub mod cors;
 pub mod debug;
 pub mod headers;
@@ -63,6 +65,7 @@ pub fn table() -> FilterTable {
         FilterFactory::of::<identity_headers::IdentityHeaders>(),
         FilterFactory::of::<signed_identity::SignedIdentity>(),
         FilterFactory::of::<assertion_keys::AssertionKeys>(),
+        FilterFactory::of::<client_cert_header::ClientCertHeader>(),
         FilterFactory::of::<headers::EditHeaders>(),
     ])
 }

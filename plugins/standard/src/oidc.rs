@@ -32,8 +32,8 @@ use portcullis_identity::{Issuer, Issuers, Verification};
 use portcullis_plugin::error::unknown_name;
 use portcullis_plugin::units::OneOrMany;
 use portcullis_plugin::{
-    Build, ConfigError, Denial, Env, Exchange, Filter, Finding, Needs, Principal, ReasonCode, RequestHead, ResponseHead, Resume,
-    Verdict, reason,
+    Build, ConfigError, Credential, Denial, Env, Exchange, Filter, FilterError, Finding, Needs, Principal, ReasonCode,
+    RequestHead, ResponseHead, Resume, Verdict, reason,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -231,6 +231,24 @@ impl Filter for Oidc {
         Verdict::Continue
     }
 
+    fn credential(&self, request: &RequestHead, exchange: &Exchange) -> Credential {
+        match bearer::read(request.headers()) {
+            // With a proof that is not looked at here, it is nothing this filter can judge.
+            Presented::Token(TokenScheme::Dpop, _) if self.0.sender.dpop().is_none() => Credential::Absent,
+            Presented::Token(..) | Presented::Malformed(_) => Credential::Present,
+            Presented::Nothing if exchange.extension::<VerifiedToken>().is_some() => Credential::Present,
+            Presented::Nothing | Presented::OtherScheme(_) => Credential::Absent,
+        }
+    }
+
+    fn withhold(&self, request: &mut RequestHead) -> Result<(), FilterError> {
+        bearer::remove(request.headers_mut());
+        if self.0.sender.dpop().is_some() {
+            request.headers_mut().remove("dpop");
+        }
+        Ok(())
+    }
+
     fn needs(&self) -> Needs {
         let rules = &self.0;
         let names: Vec<&str> = rules.issuers.iter().map(|issuer| &**issuer.name()).collect();
@@ -240,7 +258,12 @@ impl Filter for Oidc {
         parts.extend((!rules.claims.is_empty()).then(|| format!("{} claims", rules.claims.len())));
         parts.extend(rules.sender.summary());
         parts.extend(rules.optional.then(|| "optional".to_owned()));
-        Needs { authenticates: !rules.optional, summary: Some(format!("token({})", parts.join("; "))), ..Needs::default() }
+        Needs {
+            authenticates: !rules.optional,
+            combines: !rules.optional,
+            summary: Some(format!("token({})", parts.join("; "))),
+            ..Needs::default()
+        }
     }
 }
 

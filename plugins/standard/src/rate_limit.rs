@@ -20,12 +20,14 @@ use crate::gcra::{Buckets, Key, Quota, Standing};
 use crate::text::{TextError, textual};
 use portcullis_plugin::attribute::AttributeValue;
 use portcullis_plugin::prometheus::IntCounterVec;
+use portcullis_plugin::units::OneOrMany;
 use portcullis_plugin::{
     Attribute, Build, ConfigError, Denial, Env, Exchange, Filter, FilterError, Finding, Needs, RequestHead, ResponseHead,
     Verdict, reason,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
+use std::cell::Cell;
 use std::fmt;
 use std::hash::Hasher;
 use std::net::IpAddr;
@@ -43,9 +45,10 @@ const MAX_KEYS: usize = 10_000_000;
 pub struct Config {
     /// What is counted: `client` (the real client's address), `route` (all requests together), `principal.sub`,
     /// `principal.client_id` or another fact of the principal, `cert.sha256` or another fact of the client certificate,
-    /// or `header.NAME`. A header is what the client says: count by one only if something before vouches for it.
-    pub key: KeySource,
-    /// Requests in a second, minute or hour: `100/s`, `30/m`, `1000/h`.
+    /// or `header.NAME`. A header is what the client says: count by one only if something before vouches for it. A list
+    /// counts each combination by itself, such as `[principal.claims.tenant, principal.client_id]`.
+    pub key: OneOrMany<KeySource>,
+    /// Requests in a second, minute, hour or day: `100/s`, `30/m`, `1000/h`, `10000/d`.
     pub rate: Rate,
     /// Requests at once. Default: the number in `rate`.
     pub burst: Option<u32>,
@@ -53,7 +56,7 @@ pub struct Config {
     #[serde(default = "default_max_keys")]
     pub max_keys: usize,
     /// IPv6 clients are counted by this many leading bits, because one client usually has a whole /64. Only for
-    /// `key: client` and `header.NAME`. Default: 64.
+    /// keys with `client` or `header.NAME`. Default: 64.
     pub ipv6_prefix: Option<u8>,
     /// Tell clients where they stand. Default: true.
     #[serde(default = "default_headers")]
@@ -119,6 +122,18 @@ impl fmt::Display for KeySource {
     }
 }
 
+/// What is counted by, together. At least one.
+struct Keys(Vec<KeySource>);
+
+impl fmt::Display for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, key) in self.0.iter().enumerate() {
+            write!(f, "{}{key}", if at > 0 { "+" } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
 /// A number of requests in a unit of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
@@ -132,7 +147,8 @@ impl Rate {
             * match self.unit {
                 's' => 1,
                 'm' => 60,
-                _ => 3600,
+                'h' => 3600,
+                _ => 86_400,
             }
     }
 }
@@ -147,12 +163,15 @@ impl FromStr for Rate {
                 "s" => 's',
                 "m" => 'm',
                 "h" => 'h',
+                "d" => 'd',
                 _ => return None,
             };
             count.parse().ok().filter(|count| digits && *count > 0).map(|count| Self { count, unit })
         });
         parsed.ok_or_else(|| {
-            TextError::new(format!("`{text}` is not a rate; write a whole number above 0 and a unit: 100/s, 30/m, 1000/h"))
+            TextError::new(format!(
+                "`{text}` is not a rate; write a whole number above 0 and a unit: 100/s, 30/m, 1000/h, 10000/d"
+            ))
         })
     }
 }
@@ -164,7 +183,7 @@ impl fmt::Display for Rate {
 }
 
 textual!(KeySource, "What is counted: client, route, principal.NAME, cert.NAME or header.NAME.");
-textual!(Rate, "A number of requests in a second, minute or hour: 100/s, 30/m, 1000/h.");
+textual!(Rate, "A number of requests in a second, minute, hour or day: 100/s, 30/m, 1000/h, 10000/d.");
 
 /// What outlives a reload.
 struct State {
@@ -192,7 +211,7 @@ impl Clock {
 pub struct RateLimit {
     /// Tells this filter's standing from that of another rate limit of the same request.
     id: u64,
-    key: KeySource,
+    key: Keys,
     rate: Rate,
     quota: Quota,
     ipv6_mask: u128,
@@ -221,7 +240,8 @@ impl Build for RateLimit {
         if !(1..=MAX_KEYS).contains(&max_keys) {
             return Err(ConfigError::new(format!("`max_keys` is 1 to {MAX_KEYS}")).at("max_keys"));
         }
-        let by_address = matches!(key, KeySource::Client | KeySource::Header(_));
+        let key = keys(key.0).map_err(|error| error.at("key"))?;
+        let by_address = key.0.iter().any(|key| matches!(key, KeySource::Client | KeySource::Header(_)));
         let prefix = match ipv6_prefix {
             Some(_) if !by_address => {
                 return Err(ConfigError::new("no address is counted by this key")
@@ -261,14 +281,32 @@ impl Build for RateLimit {
     }
 }
 
+fn keys(keys: Vec<KeySource>) -> Result<Keys, ConfigError> {
+    if keys.is_empty() {
+        return Err(ConfigError::new("the list is empty").help("name what is counted, such as `client`"));
+    }
+    if let Some(at) = keys.iter().enumerate().position(|(at, key)| keys.iter().take(at).any(|earlier| earlier == key)) {
+        return Err(ConfigError::new("the same is named twice").at(at));
+    }
+    if keys.len() > 1
+        && let Some(at) = keys.iter().position(|key| *key == KeySource::Route)
+    {
+        return Err(ConfigError::new("`route` adds nothing to other keys: each filter counts for its route alone").at(at));
+    }
+    Ok(Keys(keys))
+}
+
 impl Filter for RateLimit {
     fn request(&self, request: &mut RequestHead, exchange: &mut Exchange) -> Verdict {
-        let Some(key) = self.key(request, exchange) else {
-            exchange.check("key", reason::IDENTITY_MISSING, false, || {
-                Finding::new(format!("a value for {}", self.key), "none")
-                    .hint("put a filter that authenticates before this one, or count by client")
-            });
-            return Verdict::deny(reason::IDENTITY_MISSING);
+        let key = match self.key(request, exchange) {
+            Ok(key) => key,
+            Err(missing) => {
+                exchange.check("key", reason::IDENTITY_MISSING, false, || {
+                    Finding::new(format!("a value for {missing}"), "none")
+                        .hint("put a filter that authenticates before this one, or count by client")
+                });
+                return Verdict::deny(reason::IDENTITY_MISSING);
+            }
         };
         let (standing, evicted) = self.state.buckets.take(key, self.state.clock.now(), &self.quota);
         if evicted {
@@ -315,7 +353,7 @@ impl Filter for RateLimit {
 
     fn needs(&self) -> Needs {
         Needs {
-            reads_identity: matches!(self.key, KeySource::Identity(_)),
+            reads_identity: self.key.0.iter().any(|key| matches!(key, KeySource::Identity(_))),
             summary: Some(format!("rate({} {})", self.key, self.rate)),
             ..Needs::default()
         }
@@ -323,21 +361,33 @@ impl Filter for RateLimit {
 }
 
 impl RateLimit {
-    fn key(&self, request: &RequestHead, exchange: &Exchange) -> Option<Key> {
-        let buckets = &self.state.buckets;
-        match &self.key {
+    /// `Err`: what has no value, so that the request cannot be counted.
+    fn key(&self, request: &RequestHead, exchange: &Exchange) -> Result<Key, &KeySource> {
+        let missing = Cell::new(None);
+        let key = self.state.buckets.key(|hasher| {
+            for source in &self.key.0 {
+                if self.feed(source, request, exchange, hasher).is_none() {
+                    missing.set(Some(source));
+                }
+            }
+        });
+        missing.get().map_or(Ok(key), Err)
+    }
+
+    fn feed(&self, source: &KeySource, request: &RequestHead, exchange: &Exchange, hasher: &mut dyn Hasher) -> Option<()> {
+        match source {
             // The buckets belong to one place of the configuration, so this is all that the route's key has to say.
-            KeySource::Route => Some(buckets.key(|_| {})),
-            KeySource::Client => Some(buckets.key(|hasher| self.feed_address(exchange.client(), hasher))),
-            KeySource::Header(name) if request.headers().contains(name) => Some(buckets.key(|hasher| {
-                hasher.write_u8(1);
+            KeySource::Route => {}
+            KeySource::Client => self.feed_address(exchange.client(), hasher),
+            KeySource::Header(name) if request.headers().contains(name) => {
                 // All of them: the upstream may look at another than we do.
+                hasher.write_usize(request.headers().get_all(name).count());
                 request.headers().get_all(name).for_each(|value| feed_bytes(value, hasher));
-            })),
-            KeySource::Header(_) => Some(buckets.key(|hasher| {
-                hasher.write_u8(0);
+            }
+            KeySource::Header(_) => {
+                hasher.write_usize(0);
                 self.feed_address(exchange.client(), hasher);
-            })),
+            }
             KeySource::Identity(attribute) => {
                 let value = attribute.read(exchange)?;
                 // A subject is unique for its issuer only; the same goes for whatever else an issuer says.
@@ -345,15 +395,17 @@ impl RateLimit {
                     Attribute::Certificate(_) => exchange.certificate().verified().map(|facts| facts.issuer.as_str()),
                     _ => exchange.principal().and_then(|principal| principal.issuer.as_deref()),
                 };
-                Some(buckets.key(|hasher| {
-                    feed_bytes(issuer.unwrap_or_default().as_bytes(), hasher);
-                    match &value {
-                        AttributeValue::One(text) => feed_bytes(text.as_bytes(), hasher),
-                        AttributeValue::Many(items) => items.iter().for_each(|item| feed_bytes(item.as_bytes(), hasher)),
+                feed_bytes(issuer.unwrap_or_default().as_bytes(), hasher);
+                match &value {
+                    AttributeValue::One(text) => feed_bytes(text.as_bytes(), hasher),
+                    AttributeValue::Many(items) => {
+                        hasher.write_usize(items.len());
+                        items.iter().for_each(|item| feed_bytes(item.as_bytes(), hasher));
                     }
-                }))
+                }
             }
         }
+        Some(())
     }
 
     fn feed_address(&self, client: IpAddr, hasher: &mut dyn Hasher) {

@@ -149,7 +149,10 @@ fn configurations_that_mean_nothing_are_refused() {
         ("{ key: client, rate: 0/s }", "is not a rate"),
         ("{ key: client, rate: 10 }", "is not a rate"),
         ("{ key: client, rate: +5/s }", "is not a rate"),
-        ("{ key: client, rate: 5/d }", "is not a rate"),
+        ("{ key: client, rate: 5/w }", "is not a rate"),
+        ("{ key: [], rate: 1/s }", "key: the list is empty"),
+        ("{ key: [client, client], rate: 1/s }", "key[1]: the same"),
+        ("{ key: [client, route], rate: 1/s }", "key[1]: `route` adds nothing"),
         ("{ key: client, rate: 99999999999/s }", "is not a rate"),
         ("{ key: client, rate: 1/s, burst: 0 }", "burst: "),
         ("{ key: client, rate: 1/h, burst: 4000000000 }", "burst: "),
@@ -172,4 +175,28 @@ fn configurations_that_mean_nothing_are_refused() {
         assert!(error.contains(problem), "{yaml}: {error}");
     }
     assert!(error::<RateLimit>("{ key: client, rate: '10/s ' }").contains("is not a rate"));
+}
+
+#[test]
+fn a_list_counts_each_combination_by_itself_and_a_day_is_a_quota() {
+    let filter = manual("{ key: [principal.claims.tenant, principal.client_id], rate: 1/d }");
+    let caller = |tenant: &str, client: Option<&str>| {
+        let mut principal = Principal::new("bearer", "alice");
+        principal.issuer = Some("https://main.example.test".into());
+        principal.client_id = client.map(Into::into);
+        principal.claims = Arc::new([("tenant".to_owned(), tenant.into())].into_iter().collect());
+        Call::get("/").principal(principal)
+    };
+    for (tenant, client) in [("acme", "a"), ("acme", "b"), ("other", "a"), ("acmea", "")] {
+        assert!(allowed(&filter, caller(tenant, Some(client))), "{tenant} {client}");
+        assert!(!allowed(&filter, caller(tenant, Some(client))), "{tenant} {client}");
+    }
+    // Half a key counts for nobody, so it does not pass.
+    let mut call = caller("acme", None);
+    assert_eq!(call.denied(&filter).reason(), reason::IDENTITY_MISSING);
+    assert_eq!(call.exchange.checks()[0].finding.expected, "a value for principal.client_id");
+    forward(&filter, 86_399 * SECOND);
+    assert!(!allowed(&filter, caller("acme", Some("a"))));
+    forward(&filter, SECOND);
+    assert!(allowed(&filter, caller("acme", Some("a"))));
 }

@@ -226,3 +226,30 @@ fn the_demo_runs_with_nothing_else_installed() {
     }
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0, "it leaves nothing behind");
 }
+
+#[test]
+fn a_group_is_summed_up_and_what_cannot_stand_in_one_is_refused_where_it_stands() {
+    let with = |filters: &str| BASE.replace("      - oidc: { issuer: main, scopes: [\"orders:read\"] }\n", filters);
+    let said = check(
+        &with(
+            "      - any_of: [{ all_of: [{ ip_allow: { allow: [10.0.0.0/8] } }, { oidc: { issuer: main } }] }, { client_cert: {} }]\n",
+        ),
+        0,
+    );
+    assert!(said.contains("any of (all of (ip(allow 1), token(main)), cert)"), "{said}");
+    let deep = "{ any_of: [{ client_cert: {} }, { any_of: [{ client_cert: {} }, { any_of: [{ client_cert: {} }, { client_cert: {} }] }] }] }";
+    for (filter, place, what) in [
+        ("any_of: [{ oidc: { issuer: main } }]", "11:9", "takes 2 to 8"),
+        ("any_of: [{ client_cert: {} }, { oidc: { issuer: main, optional: true } }]", "11:41", "cannot be a member"),
+        ("any_of: [{ client_cert: {} }, { rate_limit: { key: client, rate: 1/s } }]", "11:41", "cannot be a member"),
+        ("any_of: [{ client_cert: {} }, { client_cert: {}, mode: shadow }]", "11:64", "no mode of its own"),
+        ("any_of: [{ client_cert: {} }, { oidc: { isuer: main } }]", "11:49", "did you mean `issuer`"),
+        ("any_of: [{ client_cert: {} }, { oidcc: {} }]", "11:41", "did you mean `oidc`"),
+        ("any_of: { oidc: { issuer: main } }", "11:", "any_of"),
+        ("anyof: []", "11:9", "did you mean `any_of`"),
+        (&format!("all_of: [{{ client_cert: {{}} }}, {deep}]"), "11:", "at most 3 deep"),
+    ] {
+        let said = check(&with(&format!("      - {filter}\n")), 1);
+        assert!(said.contains(&format!("edge.yaml:{place}")) && said.contains(what), "{filter}: {said}");
+    }
+}

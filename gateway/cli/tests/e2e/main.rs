@@ -18,6 +18,7 @@ mod slow;
 // Who the caller is.
 mod bound_tokens;
 mod certificates;
+mod combined;
 mod headers;
 mod introspection;
 mod jose;

@@ -353,7 +353,7 @@ pub fn assert_refusal(response: &Response) {
     assert_eq!(body.as_object().unwrap().len(), 3, "{body}");
     let challenge = response.header_all("www-authenticate");
     match response.status {
-        401 => assert_eq!(challenge.len(), 1, "a 401 has a challenge"),
+        401 => assert!(!challenge.is_empty(), "a 401 has a challenge"),
         403 => {}
         _ => assert_eq!(challenge, Vec::<String>::new()),
     }

@@ -5,7 +5,7 @@
 //! that filters and pools keep by name are carried over.
 
 use super::check::{check, check_filter_order};
-use super::decode::decode_filter;
+use super::decode::{decode_filter, decode_members};
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::filter_entry::FilterEntry;
 use super::findings::Findings;
@@ -17,6 +17,7 @@ use crate::admin::AdminSettings;
 use crate::chain::{Chain, Entry};
 use crate::decisions::Decisions;
 use crate::forwarded::TrustedProxies;
+use crate::group::{Combination, MAX_DEPTH, MAX_MEMBERS, Member, group};
 use crate::http1::HeadLimits;
 use crate::listen::{ListenerSettings, TlsSettings};
 use crate::metrics::Metrics;
@@ -28,7 +29,7 @@ use portcullis_identity::Issuers;
 use portcullis_identity::assertion::AssertionSigner;
 use portcullis_plugin::env::Kept;
 use portcullis_plugin::error::{Segment, unknown_name};
-use portcullis_plugin::{ConfigError, Env, FilterTable, Mode, Reply, Scheme};
+use portcullis_plugin::{BodyAccess, ConfigError, Env, Filter, FilterTable, Mode, Reply, Scheme};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -64,6 +65,9 @@ pub fn compile(mut loaded: Loaded, context: &Context<'_>) -> Result<(Snapshot, V
         owned: Vec::new(),
     };
     check(&raw, &mut build.findings);
+    for name in Combination::ALL.map(Combination::name).into_iter().filter(|name| context.table.get(name).is_some()) {
+        build.findings.error(ConfigError::new(format!("this program has a filter called `{name}`, which combines filters here")));
+    }
     let snapshot = build.snapshot(raw);
     let Build { findings, faults, env, .. } = build;
     let mut diagnostics = loaded.diagnostics(&findings);
@@ -192,7 +196,7 @@ impl Build<'_> {
             let path = [place, &["filters".into(), at.into()]].concat();
             // State is kept by the filter's place among its own kind: another filter put in front loses none of it.
             let nth = entries[..at].iter().filter(|earlier| earlier.name == entry.name).count();
-            let made = self.filter(owner, nth, &path, entry);
+            let made = self.entry(owner, nth, &path, entry);
             match (made, &mut built) {
                 (Some(made), Some(list)) => list.push(made),
                 _ => built = None,
@@ -208,8 +212,86 @@ impl Build<'_> {
         Some(Chain::new(built))
     }
 
-    fn filter(&mut self, owner: &str, nth: usize, path: &[Segment], entry: &FilterEntry) -> Option<Entry> {
+    fn entry(&mut self, owner: &str, nth: usize, path: &[Segment], entry: &FilterEntry) -> Option<Entry> {
         let FilterEntry { name, mode } = entry;
+        let (known, filter) = match Combination::named(name) {
+            Some(combination) => {
+                let group = Place { owner, scope: &format!("{owner}/{name}/{nth}"), label: name, path, depth: 1 };
+                (combination.name(), self.group(combination, &group)?)
+            }
+            None => self.filter(&format!("{owner}/{name}/{nth}"), path, entry)?,
+        };
+        // Also of a filter that is off: switching it on must not be the moment a client's copy is first removed.
+        self.owned.extend(filter.needs().owned_headers);
+        if *mode == Mode::Off {
+            let warning = ConfigError::new(format!("`{name}` is off: it is checked for errors and does nothing"));
+            self.findings.warning(placed(path, warning.at(name.as_str())));
+        }
+        Some(Entry::new(known, *mode, filter, self.context.metrics.filter(owner, known, *mode)))
+    }
+
+    /// The members of a group, and the filter that stands for it.
+    fn group(&mut self, combination: Combination, group_place: &Place<'_>) -> Option<Arc<dyn Filter>> {
+        let Place { owner, scope, label, path, depth } = *group_place;
+        let name = combination.name();
+        let inner = [path, &[name.into()]].concat();
+        if depth > MAX_DEPTH {
+            let error = ConfigError::new(format!("groups stand within each other at most {MAX_DEPTH} deep"));
+            self.findings.error(placed(&inner, error));
+            return None;
+        }
+        let entries = match decode_members(&self.loaded.tree, path, name) {
+            Ok(entries) => entries,
+            Err(faults) => {
+                self.faults.extend(faults.into_iter().map(|fault| self.loaded.fault(fault)));
+                return None;
+            }
+        };
+        if !(2..=MAX_MEMBERS).contains(&entries.len()) {
+            let error = ConfigError::new(format!("`{name}` has {} members, and takes 2 to {MAX_MEMBERS}", entries.len()))
+                .help("a filter that stands alone needs no group");
+            self.findings.error(placed(&inner, error));
+            return None;
+        }
+        let mut members = Some(Vec::new());
+        for (at, entry) in entries.iter().enumerate() {
+            let nth = entries[..at].iter().filter(|earlier| earlier.name == entry.name).count();
+            let path = [inner.as_slice(), &[at.into()]].concat();
+            let (scope, label) = (format!("{scope}/{}/{nth}", entry.name), format!("{label}/{}", entry.name));
+            let made = self.member(entry, &Place { owner, scope: &scope, label: &label, path: &path, depth });
+            match (made, &mut members) {
+                (Some(made), Some(list)) => list.push(made),
+                _ => members = None,
+            }
+        }
+        members.map(|members| group(combination, members))
+    }
+
+    fn member(&mut self, entry: &FilterEntry, place: &Place<'_>) -> Option<Member> {
+        let FilterEntry { name, mode } = entry;
+        if *mode != Mode::Enforce {
+            let error = ConfigError::new("a member of a group has no mode of its own").help("give `mode` to the group");
+            self.findings.error(placed(place.path, error.at("mode")));
+            return None;
+        }
+        let (known, filter) = match Combination::named(name) {
+            Some(combination) => (combination.name(), self.group(combination, &Place { depth: place.depth + 1, ..*place })?),
+            None => self.filter(place.scope, place.path, entry)?,
+        };
+        let needs = filter.needs();
+        let touches_bodies = needs.request_body != BodyAccess::None || needs.response_body != BodyAccess::None;
+        if !needs.combines || touches_bodies || needs.answers_preflights {
+            let error = ConfigError::new(format!("`{name}` cannot be a member of a group as it stands here"))
+                .help("members only judge, and need their credential: no `optional: true`, no `require: false`");
+            self.findings.error(placed(place.path, error.at(name.as_str())));
+            return None;
+        }
+        Some(Member { name: known, filter, metrics: self.context.metrics.filter(place.owner, place.label, Mode::Enforce) })
+    }
+
+    /// One filter of the table, and its name there. `scope` is where it keeps its state.
+    fn filter(&mut self, scope: &str, path: &[Segment], entry: &FilterEntry) -> Option<(&'static str, Arc<dyn Filter>)> {
+        let FilterEntry { name, mode: _ } = entry;
         let pending = match decode_filter(&self.loaded.tree, path, entry, self.context.table) {
             Ok(pending) => pending,
             Err(faults) => {
@@ -218,16 +300,9 @@ impl Build<'_> {
             }
         };
         let factory = self.context.table.get(name)?;
-        let env = self.env.scoped(format!("{owner}/{name}/{nth}"));
-        let placed = |error: ConfigError| path.iter().rev().fold(error.at(name.as_str()), |error, step| error.at(step.clone()));
-        let filter = self.findings.take(pending(&env).map_err(placed))?;
-        // Also of a filter that is off: switching it on must not be the moment a client's copy is first removed.
-        self.owned.extend(filter.needs().owned_headers);
-        if *mode == Mode::Off {
-            self.findings
-                .warning(placed(ConfigError::new(format!("`{name}` is off: it is checked for errors and does nothing"))));
-        }
-        Some(Entry::new(factory.name, *mode, filter, self.context.metrics.filter(owner, factory.name, *mode)))
+        let env = self.env.scoped(scope);
+        let filter = self.findings.take(pending(&env).map_err(|error| placed(path, error.at(name.as_str()))))?;
+        Some((factory.name, filter))
     }
 
     fn route(&mut self, at: usize, route: raw::Route, pools: &BTreeMap<String, Arc<Pool>>) -> Option<RoutePlan> {
@@ -315,6 +390,24 @@ impl Build<'_> {
             settings: Arc::new(ListenerSettings { name: name.into(), tls, proxy_trust, h2c, limits }),
         })
     }
+}
+
+/// Where a filter stands that is built.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    /// The route or listener.
+    owner: &'a str,
+    /// Names the state that it keeps.
+    scope: &'a str,
+    /// Its name in the metrics.
+    label: &'a str,
+    path: &'a [Segment],
+    /// Groups around it.
+    depth: usize,
+}
+
+fn placed(path: &[Segment], error: ConfigError) -> ConfigError {
+    path.iter().rev().fold(error, |error, step| error.at(step.clone()))
 }
 
 /// `routes[place among a listener's].…` as the file counts.

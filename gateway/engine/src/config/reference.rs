@@ -1,6 +1,7 @@
 //! The reference pages: every key of the configuration and every reason code, from the types that define them.
 
 use super::schema::{referred, schema, target};
+use crate::group::Combination;
 use portcullis_plugin::FilterTable;
 use portcullis_plugin::reason;
 use serde_json::Value;
@@ -176,6 +177,9 @@ impl<'a> Page<'a> {
             "\n## Filters\n\nAn entry of a list of `filters` has one filter's name as its key, and may have `mode`: `enforce` (the \
              default), `shadow` (evaluated, counted and logged, but without effect) or `off`.\n",
         );
+        for combination in Combination::ALL {
+            let _ = write!(self.out, "\n### `{}`\n\n{}\n", combination.name(), combination.description());
+        }
         for factory in table.iter() {
             let name = factory.name;
             let definition = self.root.get("$defs").and_then(|defs| defs.get(format!("filter_{name}")));

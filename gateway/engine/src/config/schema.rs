@@ -1,6 +1,7 @@
 //! The JSON Schema of configurations, so that editors complete and check what the gateway will read.
 
 use super::raw::Config;
+use crate::group::{Combination, MAX_MEMBERS};
 use portcullis_plugin::{FilterTable, Mode};
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
@@ -48,8 +49,27 @@ fn entry_schema(filters: &[(&str, Value)], mode: &Value, root: &Value) -> Value 
             alternative
         })
         .collect();
-    // An empty `anyOf` is not a valid schema.
-    if alternatives.is_empty() { json!({ "not": {} }) } else { json!({ "anyOf": alternatives }) }
+    // An empty `anyOf` is not a valid schema, and there are no groups of nothing.
+    if alternatives.is_empty() {
+        return json!({ "not": {} });
+    }
+    let groups = Combination::ALL.into_iter().map(|combination| {
+        let members = json!({
+            "type": "array",
+            "items": { "$ref": format!("{PREFIX}{ENTRY}") },
+            "minItems": 2,
+            "maxItems": MAX_MEMBERS,
+            "description": combination.description()
+        });
+        json!({
+            "type": "object",
+            "properties": { combination.name(): members, "mode": mode },
+            "required": [combination.name()],
+            "additionalProperties": false,
+            "description": combination.description()
+        })
+    });
+    json!({ "anyOf": alternatives.into_iter().chain(groups).collect::<Vec<_>>() })
 }
 
 /// Words that look like numbers, such as the TLS version `1.2`, may be written without quotes.

@@ -115,12 +115,12 @@ pub struct FilterMetrics {
     verdicts: Family<IntCounter>,
     panic_family: Family<IntCounter>,
     route: Box<str>,
-    filter: &'static str,
+    filter: Box<str>,
     mode: &'static str,
 }
 
 impl FilterMetrics {
-    pub(super) fn new(families: &Families, route: &str, filter: &'static str, mode: &'static str) -> Self {
+    pub(super) fn new(families: &Families, route: &str, filter: &str, mode: &'static str) -> Self {
         Self {
             allow: families.verdicts.series(&[route, filter, "allow", "", mode]),
             respond: OnceLock::new(),
@@ -130,7 +130,7 @@ impl FilterMetrics {
             verdicts: families.verdicts.clone(),
             panic_family: families.filter_panics.clone(),
             route: route.into(),
-            filter,
+            filter: filter.into(),
             mode,
         }
     }
@@ -156,12 +156,12 @@ impl FilterMetrics {
 
     /// The filter panicked: a fault, and counted as a panic too.
     pub fn panicked(&self) {
-        self.panics.get_or_init(|| self.panic_family.series(&[&self.route, self.filter])).inc();
+        self.panics.get_or_init(|| self.panic_family.series(&[&self.route, &self.filter])).inc();
         self.fault();
     }
 
     fn verdict(&self, verdict: &str, reason: &str) -> Series<IntCounter> {
-        self.verdicts.series(&[&self.route, self.filter, verdict, reason, self.mode])
+        self.verdicts.series(&[&self.route, &self.filter, verdict, reason, self.mode])
     }
 }
 

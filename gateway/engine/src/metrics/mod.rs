@@ -40,7 +40,7 @@ pub struct Metrics {
     reloads_failed: Series<IntCounter>,
     _build: Series<IntGauge>,
     routes: WeakMap<(Box<str>, Box<str>), RouteMetrics>,
-    filters: WeakMap<(Box<str>, &'static str, &'static str), FilterMetrics>,
+    filters: WeakMap<(Box<str>, Box<str>, &'static str), FilterMetrics>,
     listeners: WeakMap<Box<str>, ListenerMetrics>,
     pools: WeakMap<Box<str>, PoolMetrics>,
 }
@@ -121,10 +121,11 @@ impl Metrics {
         self.routes.get((listener.into(), route.into()), || RouteMetrics::new(&self.families, listener, route))
     }
 
-    /// For one filter of one route; `route` is empty for a filter of a listener, which runs before there is one.
-    pub fn filter(&self, route: &str, filter: &'static str, mode: Mode) -> Arc<FilterMetrics> {
+    /// For one filter of one route; `route` is empty for a filter of a listener, which runs before there is one. A member of
+    /// a group has the group before its name: `any_of/oidc`.
+    pub fn filter(&self, route: &str, filter: &str, mode: Mode) -> Arc<FilterMetrics> {
         let mode = mode.as_str();
-        self.filters.get((route.into(), filter, mode), || FilterMetrics::new(&self.families, route, filter, mode))
+        self.filters.get((route.into(), filter.into(), mode), || FilterMetrics::new(&self.families, route, filter, mode))
     }
 
     pub fn listener(&self, name: &str) -> Arc<ListenerMetrics> {

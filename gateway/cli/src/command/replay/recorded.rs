@@ -53,8 +53,8 @@ enum Basis {
     Certificate,
     /// By how many requests came before: it is taken to have room, unless it had none.
     Count,
-    /// It refuses only what the filters before it have let pass without an identity.
-    Identity,
+    /// It refuses, for reasons that begin so, only what the filters before it have let pass without an identity.
+    Identity(&'static str),
     /// By more of the caller or the request than is logged.
     More,
 }
@@ -85,7 +85,10 @@ bases! {
     built_in::api_key::ApiKey => Basis::Credential { method: "api_key", reasons: "api_key." };
     built_in::authorize::Authorize => Basis::More;
     built_in::rate_limit::RateLimit => Basis::Count;
-    built_in::identity_headers::IdentityHeaders => Basis::Identity;
+    built_in::identity_headers::IdentityHeaders => Basis::Identity("identity.");
+    built_in::signed_identity::SignedIdentity => Basis::Identity("identity.");
+    built_in::assertion_keys::AssertionKeys => Basis::Line;
+    built_in::client_cert_header::ClientCertHeader => Basis::Identity("cert.");
     built_in::headers::EditHeaders => Basis::Line;
 }
 
@@ -120,7 +123,7 @@ impl<F: Replayable> Filter for Recorded<F> {
                 None => Answer::Unknown,
             }),
             Basis::Count => Some(refused_for("rate.").map_or(Answer::Passed(None), Answer::Refused)),
-            Basis::Identity => Some(refused_for("identity.").map_or(Answer::Passed(None), Answer::Refused)),
+            Basis::Identity(reasons) => Some(refused_for(reasons).map_or(Answer::Passed(None), Answer::Refused)),
             Basis::More => Some(Answer::Unknown),
         };
         let Some(answer) = answer else {

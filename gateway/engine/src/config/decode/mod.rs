@@ -11,11 +11,13 @@ mod problem;
 use super::document::{Fault, Node, NodeId, SourceId};
 use super::filter_entry::FilterEntry;
 use super::parse::parse;
+use crate::group::Combination;
 use decoder::Decoder;
 use portcullis_plugin::error::{Segment, unknown_name};
 use portcullis_plugin::filter::Pending;
 use portcullis_plugin::{FilterFactory, FilterTable};
 use problem::Problem;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -41,8 +43,8 @@ pub fn decode_filter(tree: &Node, path: &[Segment], entry: &FilterEntry, table: 
     let written = place.entry(&entry.name);
     let key_span = written.map_or(place.mark(), |entry| entry.key.span);
     let Some(factory) = table.get(&entry.name) else {
-        let names: Vec<_> = table.names().collect();
-        let error = unknown_name("filter", &entry.name, names.iter().copied());
+        let names = table.names().chain(Combination::ALL.map(Combination::name));
+        let error = unknown_name("filter", &entry.name, names);
         let mut fault = Fault::new(error.message(), key_span);
         fault.help = error.help_text().map(str::to_owned);
         return Err(vec![fault]);
@@ -53,6 +55,18 @@ pub fn decode_filter(tree: &Node, path: &[Segment], entry: &FilterEntry, table: 
     collect(&written.value, Some(&written.key), |decoder| {
         factory.decode(&mut <dyn erased_serde::Deserializer<'_>>::erase(decoder))
     })
+}
+
+/// Reads the members of a group, which `path` leads to, as entries: their own configurations are read one by one.
+///
+/// # Errors
+/// If it is not a list of entries.
+pub fn decode_members(tree: &Node, path: &[Segment], group: &str) -> Result<Vec<FilterEntry>, Vec<Fault>> {
+    let place = tree.nearest(path);
+    match place.entry(group) {
+        Some(written) => collect(&written.value, Some(&written.key), |decoder| Vec::<FilterEntry>::deserialize(decoder)),
+        None => Err(vec![Fault::new(format!("the members of `{group}` are missing"), place.mark())]),
+    }
 }
 
 /// Reads the example that a filter gives of itself, as a configuration would be read.
@@ -75,16 +89,23 @@ pub fn filter_faults(tree: &Node, table: &FilterTable) -> Vec<Fault> {
     for section in ["listeners", "routes"] {
         let holders = tree.get(section).map(Node::items).unwrap_or_default();
         for list in holders.iter().filter_map(|holder| holder.get("filters")) {
-            for item in list.items() {
-                if let Ok(entry) = decode::<FilterEntry>(item)
-                    && let Err(found) = decode_filter(item, &[], &entry, table)
-                {
-                    faults.extend(found);
-                }
-            }
+            list.items().iter().for_each(|item| entry_faults(item, table, &mut faults));
         }
     }
     faults
+}
+
+/// The depth is that of the document, which is bounded.
+fn entry_faults(item: &Node, table: &FilterTable, faults: &mut Vec<Fault>) {
+    let Ok(entry) = decode::<FilterEntry>(item) else { return };
+    if Combination::named(&entry.name).is_some() {
+        match decode_members(item, &[], &entry.name) {
+            Ok(_) => item.get(&entry.name).into_iter().flat_map(Node::items).for_each(|item| entry_faults(item, table, faults)),
+            Err(found) => faults.extend(found),
+        }
+    } else if let Err(found) = decode_filter(item, &[], &entry, table) {
+        faults.extend(found);
+    }
 }
 
 fn collect<'de, T, E: fmt::Display>(
