@@ -1,6 +1,7 @@
 //! Each check of what a token says. All are made, in a fixed order, whatever the others find; the first that fails
 //! gives the reason.
 
+use crate::binding::Binding;
 use crate::config::{IssuerKind, TokenType};
 use crate::hints;
 use crate::introspection;
@@ -91,6 +92,7 @@ pub(crate) struct Read {
     pub audiences: Vec<Box<str>>,
     pub expires_at: Option<SystemTime>,
     pub not_before: Option<SystemTime>,
+    pub binding: Option<Binding>,
 }
 
 /// The issuer comes first: its keys are looked for among those of the configured issuer only.
@@ -229,19 +231,28 @@ fn judge_rest(
     let expires_at = if must_end { judge_expiry(claims, now, leeway, clocks, judgement) } else { None };
     let not_before = judge_start(claims, ("nbf", "not_before"), now, leeway, clocks, judgement);
     let issued_at = judge_start(claims, ("iat", "issued_at"), now, leeway, clocks, judgement);
-    if claims.contains_key("cnf") {
-        judgement.check("binding", reason::TOKEN_BINDING_MISMATCH, false, || {
-            Finding::new("a token without `cnf`", "a token bound to a key or certificate (`cnf`)")
-                .hint("this gateway cannot check the proof, and without it the token may be stolen; have the client ask for one without binding")
-        });
-    }
+    let binding = judge_binding(claims, judgement);
     let subject = judge_subject(claims, mapping, judgement);
     let time = |seconds: Option<f64>| seconds.and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs_f64(seconds)));
     let later = match (not_before, issued_at) {
         (Some(a), Some(b)) => Some(a.max(b)),
         (a, b) => a.or(b),
     };
-    Read { subject, audiences, expires_at: time(expires_at), not_before: time(later) }
+    Read { subject, audiences, expires_at: time(expires_at), not_before: time(later), binding }
+}
+
+/// Only the form: whether the request proves what `cnf` asks for is judged for each request, by who asks for the token.
+fn judge_binding(claims: &Claims, judgement: &mut Judgement) -> Option<Binding> {
+    match Binding::read(claims.get("cnf")?) {
+        Ok(binding) => Some(binding),
+        Err(observed) => {
+            judgement.check("binding", reason::TOKEN_BINDING_MISMATCH, false, || {
+                Finding::new("`cnf` with `jkt` (RFC 9449), `x5t#S256` (RFC 8705) or both, and nothing else", observed)
+                    .hint("what is not understood cannot be checked, and without the check the token may be stolen")
+            });
+            None
+        }
+    }
 }
 
 fn judge_type(claims: &Claims, header: &Header, settings: &Settings, judgement: &mut Judgement) {

@@ -2,6 +2,7 @@
 
 use crate::cache::TokenCache;
 use crate::config::IssuerConfig;
+use crate::dpop::ProofState;
 use crate::introspection::{self, Introspector};
 use crate::jwks;
 use crate::keyfile::KeyFile;
@@ -20,6 +21,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// The issuers of one configuration, by name.
 pub struct Issuers {
     issuers: BTreeMap<String, Arc<Issuer>>,
+    proofs: Arc<ProofState>,
 }
 
 /// One issuer: what its tokens are held against, and its keys.
@@ -50,7 +52,9 @@ impl Issuers {
                 Err(error) => Err(error.at(name.as_str()).at("issuers")),
             })
             .collect::<Result<_, _>>()?;
-        Ok(Arc::new(Self { issuers }))
+        let fresh = ProofState::new()?;
+        let proofs = env.keep("dpop", || Arc::new(fresh)).as_ref().clone();
+        Ok(Arc::new(Self { issuers, proofs }))
     }
 
     /// As [`compile`](Self::compile), but nothing will ever be fetched: `jwks` holds the keys of every issuer that has no
@@ -75,11 +79,16 @@ impl Issuers {
             let introspector = introspection.map(|settings| Introspector::offline(name.as_str().into(), settings));
             issuers.insert(name.clone(), Arc::new(Issuer::new(name, settings, store, introspector, None)));
         }
-        Ok(Arc::new(Self { issuers }))
+        Ok(Arc::new(Self { issuers, proofs: Arc::new(ProofState::new()?) }))
     }
 
     pub fn get(&self, name: &str) -> Option<Arc<Issuer>> {
         self.issuers.get(name).cloned()
+    }
+
+    /// What is remembered of DPoP proofs: one memory for all issuers and routes, over reloads.
+    pub fn proofs(&self) -> &Arc<ProofState> {
+        &self.proofs
     }
 
     /// In alphabetical order.

@@ -67,8 +67,17 @@ impl Malformed {
     }
 }
 
-impl<'t> Token<'t> {
-    pub fn parse(token: &'t str) -> Result<Self, Malformed> {
+/// The three parts of a signed JWT in compact form, decoded.
+pub(crate) struct Parts<'t> {
+    pub header: Vec<u8>,
+    /// What the signature covers.
+    pub signed: &'t str,
+    pub payload: Vec<u8>,
+    pub signature: Vec<u8>,
+}
+
+impl<'t> Parts<'t> {
+    pub fn split(token: &'t str) -> Result<Self, Malformed> {
         if token.len() > MOST_BYTES {
             return Err(Malformed::TooLong(token.len()));
         }
@@ -80,11 +89,18 @@ impl<'t> Token<'t> {
         let signed = token.get(..header.len() + 1 + payload.len()).unwrap_or_default();
         let decode = |part, text| base64url(text).map_err(|_| Malformed::Base64(part));
         Ok(Self {
-            header: Header::parse(&decode("header", header)?)?,
+            header: decode("header", header)?,
             signed,
             payload: decode("payload", payload)?,
             signature: decode("signature", signature)?,
         })
+    }
+}
+
+impl<'t> Token<'t> {
+    pub fn parse(token: &'t str) -> Result<Self, Malformed> {
+        let Parts { header, signed, payload, signature } = Parts::split(token)?;
+        Ok(Self { header: Header::parse(&header)?, signed, payload, signature })
     }
 
     pub fn claims(&self) -> Result<Map<String, Value>, Malformed> {

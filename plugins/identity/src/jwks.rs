@@ -134,6 +134,29 @@ pub(crate) fn parse(bytes: &[u8], issuer: &str) -> Result<Parsed, JwksError> {
     Ok(parsed)
 }
 
+/// The public key that a DPoP proof brings along (RFC 9449, section 4.2), with its thumbprint (RFC 7638).
+pub(crate) fn embedded(jwk: &Value) -> Result<(Key, [u8; 32]), &'static str> {
+    const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
+    let members = jwk.as_object().ok_or("`jwk` is not an object")?;
+    if PRIVATE.iter().any(|name| members.contains_key(*name)) {
+        return Err("it has a private or symmetric part, which is now known to others");
+    }
+    let text = |name: &'static str| members.get(name).and_then(Value::as_str).unwrap_or_default();
+    let required: &[&'static str] = match text("kty") {
+        "RSA" => &["e", "kty", "n"],
+        "EC" => &["crv", "kty", "x", "y"],
+        "OKP" => &["crv", "kty", "x"],
+        _ => return Err("its `kty` is not supported"),
+    };
+    let key = read(RawKey::deserialize(jwk).map_err(|_| "a member has the wrong type")?, "")?;
+    // In the order of their names, without spaces. `read` has seen that each is of characters that JSON does not escape.
+    let canonical: Vec<String> = required.iter().map(|name| format!("\"{name}\":\"{}\"", text(name))).collect();
+    let hash = digest::digest(&digest::SHA256, format!("{{{}}}", canonical.join(",")).as_bytes());
+    let mut thumbprint = [0; 32];
+    thumbprint.iter_mut().zip(hash.as_ref()).for_each(|(to, from)| *to = *from);
+    Ok((key, thumbprint))
+}
+
 /// Two different keys of one family under one id: which is meant cannot be known, so neither is used. The same key
 /// twice is one key.
 fn drop_ambiguous(parsed: &mut Parsed) {

@@ -7,6 +7,7 @@
 //! - `jose`: a token's three parts, read strictly
 //! - `tenants`: an issuer that stands for many
 //! - `claims`: each check of what a token says, and `hints`: what probably went wrong
+//! - [`binding`] and [`dpop`]: tokens that only their sender may use (RFC 8705, RFC 9449)
 //! - `store`: an issuer's keys, when to ask for them again, and how old they may be; on top of `fetch` (the one HTTP
 //!   client), `discovery`, `jwks` and `keyset` (what was answered), `keyfile` (for a restart), and `pace` (budgets and
 //!   back-off)
@@ -21,11 +22,13 @@
 
 pub mod algorithm;
 mod asking;
+pub mod binding;
 mod cache;
 pub mod certificate;
 mod claims;
 pub mod config;
 mod discovery;
+pub mod dpop;
 mod fetch;
 mod hints;
 mod introspection;
@@ -47,6 +50,7 @@ mod weak_rsa;
 mod tests;
 
 pub use algorithm::Algorithm;
+pub use binding::Binding;
 pub use config::{ClaimPaths, IntrospectionConfig, IssuerConfig, IssuerKind, TokenType};
 pub use issuers::{Issuer, Issuers};
 pub use mapping::groups_unknown;

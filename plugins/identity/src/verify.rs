@@ -11,6 +11,7 @@
 //! for keys. So old tokens cause no fetches, and an issuer's outage turns no expired token into a 503.
 
 use crate::algorithm::Algorithm;
+use crate::binding::Binding;
 use crate::claims::{self, Clocks, Judgement, Read};
 use crate::introspection::Told;
 use crate::issuers::Issuer;
@@ -30,7 +31,8 @@ pub enum Verification {
     Verified(Arc<VerifiedToken>),
     Refused(ReasonCode),
     /// The issuer must be asked first. Await it (it ends within the issuer's `max_wait` for each of keys and token,
-    /// whatever comes), then call [`Issuer::verify_after_wait`], which never waits again. Nothing has been recorded yet.
+    /// whatever comes), then call [`Issuer::verify_after_wait`] (or its `bound` twin), which never waits again. Nothing has
+    /// been recorded yet.
     Wait(BoxFuture<'static, Obtained>),
 }
 
@@ -52,6 +54,7 @@ pub struct VerifiedToken {
     groups_unknown: bool,
     expires_at: SystemTime,
     not_before: Option<SystemTime>,
+    binding: Option<Binding>,
 }
 
 impl VerifiedToken {
@@ -73,6 +76,21 @@ impl VerifiedToken {
 
     pub fn expires_at(&self) -> SystemTime {
         self.expires_at
+    }
+
+    /// What the sender of this token has to prove with each request; `None` if whoever has the token may use it.
+    pub fn binding(&self) -> Option<&Binding> {
+        self.binding.as_ref()
+    }
+
+    /// For callers that check no proofs.
+    fn refuse_bound(&self, exchange: &mut Exchange) -> Result<(), ReasonCode> {
+        let Some(binding) = &self.binding else { return Ok(()) };
+        exchange.check("binding", reason::TOKEN_BINDING_MISMATCH, false, || {
+            Finding::new("a token that is not bound", format!("a token bound to {binding}"))
+                .hint("nothing here checks the proof, and without it the token may be stolen")
+        });
+        Err(reason::TOKEN_BINDING_MISMATCH)
     }
 
     pub(crate) fn not_before(&self) -> Option<SystemTime> {
@@ -103,7 +121,36 @@ enum KeyVerdict {
 impl Issuer {
     /// Judges a token as it stands in `Authorization: Bearer`, without the scheme. Failed checks go to `exchange`, passed
     /// ones too if it is explaining. The principal is not set; that is for the filter, when its own rules have passed.
+    ///
+    /// A token that only its sender may use (`cnf`) is refused: see [`verify_bound`](Self::verify_bound).
     pub fn verify(self: &Arc<Self>, token: &str, exchange: &mut Exchange) -> Verification {
+        match self.verify_bound(token, exchange) {
+            Verification::Verified(verified) => match verified.refuse_bound(exchange) {
+                Ok(()) => Verification::Verified(verified),
+                Err(reason) => Verification::Refused(reason),
+            },
+            other => other,
+        }
+    }
+
+    /// As [`verify_bound_after_wait`](Self::verify_bound_after_wait), and refuses bound tokens.
+    ///
+    /// # Errors
+    /// The reason of the refusal.
+    pub fn verify_after_wait(
+        &self,
+        token: &str,
+        obtained: Obtained,
+        exchange: &mut Exchange,
+    ) -> Result<Arc<VerifiedToken>, ReasonCode> {
+        let verified = self.verify_bound_after_wait(token, obtained, exchange)?;
+        verified.refuse_bound(exchange)?;
+        Ok(verified)
+    }
+
+    /// As [`verify`](Self::verify), but a bound token is good too. Whoever calls this **must** look at
+    /// [`VerifiedToken::binding`], and refuse the request if it does not prove what is asked for there.
+    pub fn verify_bound(self: &Arc<Self>, token: &str, exchange: &mut Exchange) -> Verification {
         let asked = self.introspector();
         if let Some(asked) = asked.filter(|_| !jose::is_like_a_jwt(token)) {
             return self.verify_opaque(asked, token, exchange);
@@ -132,11 +179,11 @@ impl Issuer {
         }
     }
 
-    /// As [`verify`](Self::verify), with the keys of now and what was obtained for this very token.
+    /// As [`verify_bound`](Self::verify_bound), with the keys of now and what was obtained for this very token.
     ///
     /// # Errors
     /// The reason of the refusal.
-    pub fn verify_after_wait(
+    pub fn verify_bound_after_wait(
         &self,
         token: &str,
         obtained: Obtained,
@@ -361,6 +408,7 @@ impl Issuer {
             groups_unknown,
             expires_at: until,
             not_before: read.not_before,
+            binding: read.binding,
         }))
     }
 }
