@@ -26,7 +26,7 @@ use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use url::Url;
 use url::form_urlencoded::Serializer;
 
@@ -206,22 +206,28 @@ impl Introspector {
     }
 
     fn flight(self: &Arc<Self>, token: Box<str>) -> Result<Flight, Arc<str>> {
-        let mut flights = self.flights.lock();
-        if let Some(flight) = flights.get(&token) {
-            return Ok(flight.clone());
-        }
-        if flights.len() >= MOST_FLIGHTS {
-            return Err("too many tokens are being asked about at once".into());
-        }
-        // A task of its own: a client that goes away does not end what others wait for.
-        let landing = Landing { introspector: Arc::clone(self), token: token.clone() };
-        let task = tokio::spawn(async move {
+        let (tell, told) = oneshot::channel();
+        let flight = {
+            let mut flights = self.flights.lock();
+            if let Some(flight) = flights.get(&token) {
+                return Ok(flight.clone());
+            }
+            if flights.len() >= MOST_FLIGHTS {
+                return Err("too many tokens are being asked about at once".into());
+            }
+            let flight: Flight =
+                told.map(|told| told.unwrap_or_else(|_| Err("the question was broken off".into()))).boxed().shared();
+            flights.insert(token.clone(), flight.clone());
+            flight
+        };
+        // A task of its own: a client that goes away does not end what others wait for. And without the lock: a runtime
+        // that is ending drops the task at once, and that lands it.
+        let landing = Landing { introspector: Arc::clone(self), token };
+        tokio::spawn(async move {
             let told = landing.introspector.fetch(&landing.token).await;
             drop(landing);
-            told
+            let _ = tell.send(told);
         });
-        let flight = task.map(|told| told.unwrap_or_else(|_| Err("the question was broken off".into()))).boxed().shared();
-        flights.insert(token, flight.clone());
         Ok(flight)
     }
 

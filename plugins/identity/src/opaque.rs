@@ -121,7 +121,9 @@ fn inactive(exchange: &mut Exchange) -> ReasonCode {
 fn unavailable(why: &str, exchange: &mut Exchange) -> ReasonCode {
     exchange.check("active", reason::ISSUER_UNAVAILABLE, false, || {
         let finding = Finding::new("the issuer's word on the token", "none");
-        finding.hint(format!("{why}; an answer of 401 or 403 means the credentials in `introspection`"))
+        // The issuer refuses the gateway itself, not the token.
+        let ours = [" 401", " 403"].iter().any(|status| why.contains(status));
+        finding.hint(if ours { format!("{why}: check the credentials in `introspection`") } else { why.to_owned() })
     });
     reason::ISSUER_UNAVAILABLE
 }

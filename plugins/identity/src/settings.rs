@@ -239,7 +239,11 @@ impl Network<'_> {
             None => None,
             Some(folder) => {
                 let file = KeyFile::new(&env.resolve(folder), self.issuer, identity.as_str());
-                let file = file.map_err(|error| ConfigError::new(format!("{folder}: {error}")).at("key_cache"))?;
+                let file = file.map_err(|error| {
+                    ConfigError::new(format!("{folder}: {error}"))
+                        .help("give a folder of the gateway's own user, with `chmod go-w`")
+                        .at("key_cache")
+                })?;
                 Some(Arc::new(file))
             }
         };
