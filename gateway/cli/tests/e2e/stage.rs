@@ -353,7 +353,11 @@ pub fn assert_refusal(response: &Response) {
     assert_eq!(body.as_object().unwrap().len(), 3, "{body}");
     let challenge = response.header_all("www-authenticate");
     match response.status {
-        401 => assert_eq!(challenge.len(), 1, "a 401 has a challenge"),
+        401 => {
+            let mut schemes: Vec<_> = challenge.iter().map(|value| value.split(' ').next()).collect();
+            schemes.dedup();
+            assert!(!schemes.is_empty() && schemes.len() == challenge.len(), "a 401 has one challenge a scheme: {challenge:?}");
+        }
         403 => {}
         _ => assert_eq!(challenge, Vec::<String>::new()),
     }
