@@ -49,6 +49,10 @@ fn whole(block: &str) -> String {
         let indented: String = block.lines().map(|line| format!("      {line}\n")).collect();
         text = format!("routes:\n  - name: piece\n    pool: orders\n    filters:\n{indented}");
     }
+    if block.starts_with("filters:") {
+        let indented: String = block.lines().map(|line| format!("    {line}\n")).collect();
+        text = format!("routes:\n  - name: piece\n    pool: orders\n{indented}");
+    }
     for (key, rest) in REST {
         if !text.lines().any(|line| line.starts_with(&format!("{key}:"))) {
             text.push_str(rest);
@@ -69,8 +73,8 @@ async fn every_configuration_in_the_docs_holds() {
     }
     pki.crl(&[]).unwrap().write_to(env.folder().join("tls/clients.crl")).unwrap();
     env.file("lists/partners.txt", "192.0.2.0/24\n").unwrap();
+    env.file("secrets/edge", "a client's secret").unwrap();
     // A server's key is as good as any for signing assertions.
-    std::fs::create_dir(env.folder().join("keys")).unwrap();
     env.file("keys/assertion.pem", server.key_pem()).unwrap();
 
     let mut checked = 0;

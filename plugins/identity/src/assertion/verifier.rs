@@ -93,9 +93,8 @@ impl AssertionVerifier {
         };
         let assertion = Assertion(verified);
         same("method", assertion.text("method"), method)?;
-        match &self.route {
-            Some(route) => same("route", assertion.text("route"), route)?,
-            None => {}
+        if let Some(route) = &self.route {
+            same("route", assertion.text("route"), route)?;
         }
         Ok(assertion)
     }
