@@ -2,9 +2,11 @@
 
 use crate::cache::TokenCache;
 use crate::config::IssuerConfig;
+use crate::dpop::ProofState;
 use crate::guesses::Guesses;
+use crate::introspection::{self, Introspector};
 use crate::jwks;
-use crate::settings::{self, KeyOrigin, Settings};
+use crate::settings::{self, Compiled, KeyOrigin, Settings};
 use crate::store::{KeyStore, Outcomes};
 use portcullis_plugin::{ConfigError, Env, Exchange};
 use prometheus::{IntGauge, IntGaugeVec};
@@ -22,6 +24,7 @@ pub struct Issuers {
     /// The issuers in the order of their places in the guesses; both are empty if there is nothing to guess.
     guessed: Vec<Arc<Issuer>>,
     guesses: Option<Arc<Guesses>>,
+    proofs: Arc<ProofState>,
 }
 
 /// One issuer: what its tokens are held against, and its keys.
@@ -32,6 +35,7 @@ pub struct Issuer {
     cache: Option<TokenCache>,
     /// Where to note what this issuer verified, and as which; nowhere if it is the only one.
     guesses: Option<(Arc<Guesses>, usize)>,
+    introspector: Option<Arc<Introspector>>,
     gauges: Option<Arc<Gauges>>,
     started: AtomicBool,
     /// Which start of an issuer of this name it was.
@@ -52,7 +56,9 @@ impl Issuers {
                 Err(error) => Err(error.at(name.as_str()).at("issuers")),
             })
             .collect::<Result<_, _>>()?;
-        Ok(Arc::new(Self::new(issuers)))
+        let fresh = ProofState::new()?;
+        let proofs = env.keep("dpop", || Arc::new(fresh)).as_ref().clone();
+        Ok(Arc::new(Self::new(issuers, proofs)))
     }
 
     /// As [`compile`](Self::compile), but nothing will ever be fetched: `jwks` holds the keys of every issuer that has no
@@ -63,7 +69,8 @@ impl Issuers {
     pub fn offline(configs: &BTreeMap<String, IssuerConfig>, env: &Env, jwks: Option<&[u8]>) -> Result<Arc<Self>, ConfigError> {
         let mut issuers = BTreeMap::new();
         for (name, config) in configs {
-            let (settings, origin) = settings::compile(config, env).map_err(|error| error.at(name.as_str()).at("issuers"))?;
+            let compiled = settings::compile(config, env).map_err(|error| error.at(name.as_str()).at("issuers"))?;
+            let Compiled { settings, keys: origin, introspection } = compiled;
             let keys = match (origin, jwks) {
                 (KeyOrigin::File(parsed), _) => Some(parsed),
                 (KeyOrigin::Network(..), None) => None,
@@ -73,19 +80,20 @@ impl Issuers {
                 ),
             };
             let store = Arc::new(KeyStore::given(name.as_str().into(), keys));
-            issuers.insert(name.clone(), Issuer::new(name, settings, store, None));
+            let introspector = introspection.map(|settings| Introspector::offline(name.as_str().into(), settings));
+            issuers.insert(name.clone(), Issuer::new(name, settings, store, introspector, None));
         }
-        Ok(Arc::new(Self::new(issuers)))
+        Ok(Arc::new(Self::new(issuers, Arc::new(ProofState::new()?))))
     }
 
-    fn new(mut issuers: BTreeMap<String, Issuer>) -> Self {
+    fn new(mut issuers: BTreeMap<String, Issuer>, proofs: Arc<ProofState>) -> Self {
         let guesses = (issuers.len() > 1).then(|| Arc::new(Guesses::new()));
         for (place, issuer) in issuers.values_mut().enumerate() {
             issuer.guesses = guesses.clone().map(|guesses| (guesses, place));
         }
         let issuers: BTreeMap<_, _> = issuers.into_iter().map(|(name, issuer)| (name, Arc::new(issuer))).collect();
         let guessed = if guesses.is_some() { issuers.values().cloned().collect() } else { Vec::new() };
-        Self { issuers, guessed, guesses }
+        Self { issuers, guessed, guesses, proofs }
     }
 
     /// The issuer that has verified this token and still accepts it, found without reading the token. `None` says nothing:
@@ -97,6 +105,11 @@ impl Issuers {
 
     pub fn get(&self, name: &str) -> Option<Arc<Issuer>> {
         self.issuers.get(name).cloned()
+    }
+
+    /// What is remembered of DPoP proofs: one memory for all issuers and routes, over reloads.
+    pub fn proofs(&self) -> &Arc<ProofState> {
+        &self.proofs
     }
 
     /// In alphabetical order.
@@ -119,9 +132,9 @@ impl Issuers {
 
 impl Issuer {
     fn compile(name: &str, config: &IssuerConfig, env: &Env) -> Result<Self, ConfigError> {
-        let (settings, origin) = settings::compile(config, env)?;
+        let Compiled { settings, keys, introspection } = settings::compile(config, env)?;
         let gauges = Gauges::new(name, env)?;
-        let store = match origin {
+        let store = match keys {
             KeyOrigin::File(parsed) => Arc::new(KeyStore::given(name.into(), Some(parsed))),
             KeyOrigin::Network(source, identity) => {
                 let fetches = env.counter(
@@ -140,17 +153,27 @@ impl Issuer {
                 .clone()
             }
         };
-        Ok(Self::new(name, settings, store, Some(gauges)))
+        let introspector = match introspection {
+            Some(settings) => Some(Introspector::new(name.into(), settings, Some(introspection_outcomes(name, env)?))),
+            None => None,
+        };
+        Ok(Self::new(name, settings, store, introspector, Some(gauges)))
     }
 
-    fn new(name: &str, settings: Settings, store: Arc<KeyStore>, gauges: Option<Arc<Gauges>>) -> Self {
-        let cache = TokenCache::new(settings.cache);
+    fn new(
+        name: &str,
+        settings: Settings,
+        store: Arc<KeyStore>,
+        introspector: Option<Introspector>,
+        gauges: Option<Arc<Gauges>>,
+    ) -> Self {
         Self {
             name: name.into(),
+            cache: TokenCache::new(settings.cache),
             settings,
             store,
-            cache,
             guesses: None,
+            introspector: introspector.map(Arc::new),
             gauges,
             started: AtomicBool::new(false),
             turn: AtomicU64::new(0),
@@ -174,6 +197,15 @@ impl Issuer {
     /// Whether there are keys that may be used now.
     pub fn is_ready(&self) -> bool {
         self.store.usable(&self.settings.pace).is_some()
+    }
+
+    /// Whether it judges tokens that are no JWTs, by asking the issuer.
+    pub fn introspects(&self) -> bool {
+        self.introspector.is_some()
+    }
+
+    pub(crate) fn introspector(&self) -> Option<&Arc<Introspector>> {
+        self.introspector.as_ref()
     }
 
     pub(crate) fn settings(&self) -> &Settings {
@@ -219,6 +251,16 @@ impl Issuer {
             gauges.set(self.store.count(), self.store.age());
         }
     }
+}
+
+fn introspection_outcomes(name: &str, env: &Env) -> Result<introspection::Outcomes, ConfigError> {
+    let counter = env.counter(
+        "portcullis_issuer_introspections_total",
+        "Questions to an issuer about a token, by outcome (active, inactive or error).",
+        &["issuer", "outcome"],
+    )?;
+    let of = |outcome| counter.with_label_values(&[name, outcome]);
+    Ok(introspection::Outcomes { active: of("active"), inactive: of("inactive"), failed: of("error") })
 }
 
 /// Holds the issuer only for moments, so that a reload can drop it at any time.

@@ -77,6 +77,7 @@ macro_rules! bases {
 
 bases! {
     built_in::request_id::RequestId => Basis::Line;
+    built_in::debug::Debug => Basis::Line;
     built_in::ip_allow::IpAllow => Basis::Line;
     built_in::cors::Cors => Basis::LineUnlessPreflight;
     built_in::client_cert::ClientCert => Basis::Certificate;
