@@ -19,6 +19,7 @@ mod slow;
 mod certificates;
 mod combined;
 mod headers;
+mod introspection;
 mod jose;
 mod keys;
 mod providers;
