@@ -198,6 +198,11 @@ impl Issuer {
         &self.settings.issuer
     }
 
+    /// Whether it stands for several tenants.
+    pub fn is_template(&self) -> bool {
+        self.settings.template.is_some()
+    }
+
     /// Whether it judges tokens with this `iss`.
     pub fn is_named(&self, iss: &str) -> bool {
         match &self.settings.template {

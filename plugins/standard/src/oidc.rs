@@ -260,7 +260,7 @@ impl Filter for Oidc {
         parts.extend(rules.optional.then(|| "optional".to_owned()));
         Needs {
             authenticates: !rules.optional,
-            combines: !rules.optional,
+            combines: !rules.optional && !rules.sender.gives_nonces(),
             summary: Some(format!("token({})", parts.join("; "))),
             ..Needs::default()
         }
@@ -277,6 +277,8 @@ impl Rules {
         }
         // Of a token that comes again, its issuer has the whole text: reading it once more would find the same one.
         if let Some(known) = self.known.as_ref().and_then(|issuers| issuers.who_knows(token, exchange))
+            // One that stands for many tenants comes after a tenant's own, which it knows nothing of.
+            && !known.is_template()
             && let Some(mine) = self.issuers.iter().find(|issuer| Arc::ptr_eq(issuer, known))
         {
             return Some(mine);

@@ -282,7 +282,7 @@ impl Build<'_> {
         let touches_bodies = needs.request_body != BodyAccess::None || needs.response_body != BodyAccess::None;
         if !needs.combines || touches_bodies || needs.answers_preflights {
             let error = ConfigError::new(format!("`{name}` cannot be a member of a group as it stands here"))
-                .help("members only judge, and need their credential: no `optional: true`, no `require: false`");
+                .help("members only judge, and need their credential: no `optional: true`, no `require: false`, no DPoP nonces");
             self.findings.error(placed(place.path, error.at(name.as_str())));
             return None;
         }
