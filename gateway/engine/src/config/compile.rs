@@ -14,6 +14,7 @@ use super::raw;
 use super::snapshot::{Action, ListenerPlan, ListenerRoute, RedirectPlan, RoutePlan, Snapshot};
 use crate::access_log::AccessLog;
 use crate::admin::AdminSettings;
+use crate::audit::AuditLog;
 use crate::chain::{Chain, Entry};
 use crate::decisions::Decisions;
 use crate::forwarded::TrustedProxies;
@@ -33,8 +34,8 @@ use std::sync::Arc;
 
 /// What a snapshot is compiled for.
 pub enum Purpose<'a> {
-    /// To run. `log` is the access log that is open already, and `decisions` are those kept already.
-    Serve { log: &'a AccessLog, decisions: &'a Arc<Decisions> },
+    /// To run. `log` and `audit` are the logs that are open already, and `decisions` are those kept already.
+    Serve { log: &'a AccessLog, audit: &'a AuditLog, decisions: &'a Arc<Decisions> },
     /// To be looked at: nothing is opened or bound. Keys may be given; else an issuer is asked when a token needs it.
     Inspect { keys: Option<&'a [u8]> },
 }
@@ -97,7 +98,18 @@ impl Build<'_> {
     /// `None` if something has been found that leaves nothing to build. What can be built is built all the same, so that
     /// its own findings are told too.
     fn snapshot(&mut self, raw: raw::Config) -> Option<Snapshot> {
-        let raw::Config { include: _, listeners, admin, trusted_proxies, access_log, issuers, pools, routes, shutdown } = raw;
+        let raw::Config {
+            include: _,
+            listeners,
+            admin,
+            trusted_proxies,
+            access_log,
+            audit_log,
+            issuers,
+            pools,
+            routes,
+            shutdown,
+        } = raw;
         let raw::Shutdown { drain } = shutdown;
         let issuers = match &self.context.purpose {
             Purpose::Inspect { keys: Some(keys) } => Issuers::offline(&issuers, &self.env, Some(keys)),
@@ -122,6 +134,7 @@ impl Build<'_> {
             .filter_map(|(at, listener)| self.listener(at, listener, &matches, &routes).map(Arc::new))
             .collect();
         let access_log = self.access_log(access_log);
+        let audit = self.audit_log(audit_log);
         let owned = OwnedHeaders::new(std::mem::take(&mut self.owned));
         let routes: Vec<_> = routes.into_iter().collect::<Option<_>>()?;
         if !self.findings.is_ok() || !self.faults.is_empty() {
@@ -137,6 +150,8 @@ impl Build<'_> {
             trusted_proxies: TrustedProxies::new(trusted_proxies),
             admin,
             access_log: access_log?,
+            audit: audit?,
+            sha256: self.loaded.sources.sha256(),
             decisions: match &self.context.purpose {
                 Purpose::Serve { decisions, .. } => Arc::clone(decisions),
                 Purpose::Inspect { .. } => Decisions::off(),
@@ -151,6 +166,19 @@ impl Build<'_> {
             Purpose::Inspect { .. } => Some(AccessLog::off()),
             Purpose::Serve { log: running, .. } => {
                 let compiled = AccessLog::compile(log, &self.env, Some(running), self.context.metrics);
+                self.findings.take(compiled)
+            }
+        }
+    }
+
+    fn audit_log(&mut self, log: Option<raw::AuditLog>) -> Option<AuditLog> {
+        match &self.context.purpose {
+            Purpose::Inspect { .. } => {
+                let compiled = AuditLog::inspect(log, &self.env);
+                self.findings.take(compiled)
+            }
+            Purpose::Serve { audit: running, .. } => {
+                let compiled = AuditLog::compile(log, &self.env, running, self.context.metrics);
                 self.findings.take(compiled)
             }
         }
