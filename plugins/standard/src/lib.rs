@@ -37,6 +37,7 @@ mod expression_facts;
 mod gcra;
 mod header_rules;
 mod network_set;
+mod sender;
 mod text;
 
 #[cfg(test)]

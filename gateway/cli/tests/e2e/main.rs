@@ -18,6 +18,7 @@ mod slow;
 // Who the caller is.
 mod certificates;
 mod headers;
+mod introspection;
 mod jose;
 mod keys;
 mod providers;
