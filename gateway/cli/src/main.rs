@@ -35,6 +35,8 @@ enum Command {
     Test(command::test::Arguments),
     /// Say which requests of an access log a configuration would now decide otherwise.
     Replay(command::replay::Arguments),
+    /// Say whether an audit log is as the gateway wrote it.
+    Audit(command::audit::Arguments),
     /// Print the JSON Schema of the configuration, for editors; or the reference, for people.
     Schema(command::schema::Arguments),
     /// Print the version.
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         Command::Why(arguments) => command::why::run(arguments),
         Command::Test(arguments) => command::test::run(arguments),
         Command::Replay(arguments) => command::replay::run(arguments),
+        Command::Audit(arguments) => command::audit::run(arguments),
         Command::Schema(arguments) => command::schema::run(arguments),
         Command::Version(arguments) => command::version::run(arguments),
     }

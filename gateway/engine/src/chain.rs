@@ -6,7 +6,7 @@
 use crate::metrics::FilterMetrics;
 use bytes::Bytes;
 use portcullis_plugin::verdict::{Denial, FilterError, Reply, Resume};
-use portcullis_plugin::{Body, BodyAccess, Exchange, Filter, Mode, RequestHead, ResponseHead, Verdict};
+use portcullis_plugin::{Body, BodyAccess, Exchange, Filter, Mode, RequestHead, ResponseHead, Shadowed, Verdict, reason};
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -249,7 +249,12 @@ impl Chain {
                 Verdict::Wait(_) => Some(Ending::Fault(FilterError::new("only the request stage may wait"))),
             };
             match (before, ending) {
-                (Some(before), _) => *response = before,
+                (Some(before), ending) => {
+                    *response = before;
+                    if let Some(ending) = &ending {
+                        shadowed(entry.name, ending, exchange);
+                    }
+                }
                 (None, Some(ending)) => return Some((at, ending)),
                 (None, None) => {}
             }
@@ -332,6 +337,7 @@ impl Chain {
             if entry.counts() {
                 return Some((at, ending));
             }
+            shadowed(entry.name, &ending, exchange);
         }
         None
     }
@@ -346,8 +352,14 @@ impl Chain {
     }
 }
 
-/// What a shadowed filter would have done goes to the log under the decision id.
-fn shadowed(filter: &str, ending: &Ending, exchange: &Exchange) {
+/// What a shadowed filter would have done goes to the access log, and with an error's text to the gateway's own.
+fn shadowed(filter: &'static str, ending: &Ending, exchange: &mut Exchange) {
+    let (verdict, reason) = match ending {
+        Ending::Respond(_) => ("respond", None),
+        Ending::Deny(denial) => ("deny", Some(denial.reason())),
+        Ending::Fault(_) => ("fault", Some(reason::FILTER_FAULT)),
+    };
+    exchange.driver_shadow(Shadowed { filter, verdict, reason });
     let what = match ending {
         Ending::Respond(reply) => format!("would answer {}", reply.status),
         Ending::Deny(denial) => format!("would deny: {}", denial.reason()),

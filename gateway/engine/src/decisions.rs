@@ -170,7 +170,7 @@ impl Decision {
 }
 
 /// The last checks that fit, since the last one decided, and how many do not.
-fn keep(checks: &[Check]) -> (Vec<KeptCheck>, usize) {
+pub(crate) fn keep(checks: &[Check]) -> (Vec<KeptCheck>, usize) {
     let mut left = MAX_TEXTS;
     let mut text = |text: &str| {
         let text = clip(text, MAX_TEXT.min(left));

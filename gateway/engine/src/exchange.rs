@@ -4,6 +4,7 @@
 //! it the response, and says when it is over. `portcullis explain` does the same with no network at all.
 
 use crate::access_log::{FinalVerdict, Record, RecordPrincipal, RecordTls};
+use crate::causes;
 use crate::chain::{Chain, Ending, Step, Waiting};
 use crate::config::snapshot::{Action, ListenerPlan, Snapshot};
 use crate::normalise::Framing;
@@ -164,6 +165,9 @@ impl Run {
     pub async fn judge(&mut self) -> Next {
         // Before anything else looks: what only the gateway may say is not the client's to say.
         self.snapshot.owned.strip(self.request.headers_mut());
+        if let Some(error) = self.snapshot.audit.unavailable() {
+            return Next::Reply(self.cannot_record(error));
+        }
         if self.plan.is_misdirected(&self.request, self.exchange.connection()) {
             return Next::Reply(self.fail(Cause::Misdirected));
         }
@@ -207,6 +211,16 @@ impl Run {
             Action::Respond(reply) => Next::Reply(reply.clone()),
             Action::Redirect(redirect) => Next::Reply(redirect.reply(&self.request)),
         }
+    }
+
+    /// Nothing is decided that could not be recorded.
+    fn cannot_record(&mut self, error: String) -> Reply {
+        self.exchange.driver_enter("audit_log");
+        self.exchange.check("writable", reason::AUDIT_UNAVAILABLE, false, || {
+            Finding::new("an audit log that can be written", error)
+                .hint("it goes on by itself once it can; `audit_log.on_failure: drop` serves meanwhile, and counts what is lost")
+        });
+        self.fail(Cause::AuditUnavailable)
     }
 
     /// Why the client certificate does not do on a listener that requires one. The handshake has seen to it, but since then
@@ -253,6 +267,12 @@ impl Run {
             Ending::Deny(denial) => self.deny(&denial),
             Ending::Fault(error) => {
                 tracing::error!(decision_id = %self.exchange.decision_id(), filter, %error, "a filter failed; the request was refused");
+                self.exchange.driver_enter(filter);
+                // The error itself may hold anything.
+                self.exchange.check("verdict", reason::FILTER_FAULT, false, || {
+                    Finding::new("a verdict of the filter", "it failed or panicked")
+                        .hint("the gateway's own log has the error under this decision id")
+                });
                 self.fail(Cause::FilterFault)
             }
         }
@@ -268,6 +288,17 @@ impl Run {
     pub fn fail(&mut self, cause: Cause) -> Reply {
         self.outcome = cause.verdict();
         self.reason = Some(cause.reason());
+        let facts = causes::Facts {
+            plan: &self.plan,
+            request: &self.request,
+            exchange: &self.exchange,
+            upstream: &self.upstream,
+            traffic: self.traffic,
+        };
+        if let Some((by, check, finding)) = causes::finding(&cause, &facts) {
+            self.exchange.driver_enter(by);
+            self.exchange.check(check, cause.reason(), false, || finding);
+        }
         cause.reply(self.exchange.decision_id())
     }
 
@@ -406,13 +437,14 @@ impl Run {
         }
         // A client that goes away was not refused, and there is no check to show for it.
         let keep = self.outcome != FinalVerdict::Allow && self.reason != Some(reason::CLIENT_GONE);
-        if keep || self.snapshot.access_log.is_on() {
-            self.tell(status, elapsed, keep);
+        let audit = self.snapshot.audit.wants(keep);
+        if keep || audit || self.snapshot.access_log.is_on() {
+            self.tell(status, elapsed, keep, audit);
         }
     }
 
-    /// Logs the request, and keeps the decision if it is one to ask about.
-    fn tell(&self, status: u16, elapsed: Duration, keep: bool) {
+    /// Logs the request, keeps the decision if it is one to ask about, and records it if it is one to account for.
+    fn tell(&self, status: u16, elapsed: Duration, keep: bool, audit: bool) {
         let connection = self.exchange.connection();
         let certificate = self.exchange.certificate().verified();
         let principal = self.exchange.principal();
@@ -450,10 +482,14 @@ impl Run {
             upstream: self.upstream.duration,
             bytes_in: self.traffic.bytes_in,
             bytes_out: self.traffic.bytes_out,
+            shadow: self.exchange.shadowed(),
         };
         // First, so that whoever reads the line can ask.
         if keep {
             self.snapshot.decisions.record(id, &record, self.exchange.checks());
+        }
+        if audit {
+            self.snapshot.audit.decision(&record, self.exchange.checks());
         }
         self.snapshot.access_log.log(&record);
     }

@@ -1,7 +1,8 @@
 //! A running gateway: started from a configuration, reloaded, drained and stopped through its [`Handle`].
 
 use crate::access_log::AccessLog;
-use crate::admin::{Admin, Readiness};
+use crate::admin::{Admin, Readiness, Shown};
+use crate::audit::{AuditLog, Configuration, Event};
 use crate::config::snapshot::{ListenerPlan, Snapshot};
 use crate::config::{Diagnostic, Diagnostics, Loader, compile};
 use crate::connection::Client;
@@ -55,6 +56,22 @@ pub enum StartError {
     Admin(ConfigError),
     #[error("no tokio runtime: call `start` within one")]
     NoRuntime,
+}
+
+impl StartError {
+    /// In one line: a configuration's first error, without the lines of the file that it shows.
+    fn summary(&self) -> String {
+        match self {
+            Self::Configuration(diagnostics) => {
+                let first = diagnostics.errors().next().map(Diagnostic::summary).unwrap_or_default();
+                match diagnostics.errors().count() {
+                    0 | 1 => first,
+                    more => format!("{first} (and {} more)", more - 1),
+                }
+            }
+            other => other.to_string(),
+        }
+    }
 }
 
 /// The configuration that runs now. Read once per request.
@@ -132,9 +149,12 @@ impl Builder {
             metrics: Arc::clone(&metrics),
             kept,
             log: Mutex::new(AccessLog::off()),
+            audit: Arc::default(),
+            attempted: Mutex::default(),
             decisions: Decisions::off(),
         };
         let snapshot = compiler.compile(1).map_err(StartError::Configuration)?;
+        compiler.audit.store(Arc::new(snapshot.audit.clone()));
         let (shutdown, stopping) = watch::channel(false);
         let conf = ServerConf { upstream_keepalive_pool_size: UPSTREAM_CONNECTIONS, max_retries: 64, ..ServerConf::default() };
         let tracker = TaskTracker::new();
@@ -159,6 +179,8 @@ impl Builder {
         snapshot.start();
         inner.compiler.settle();
         inner.metrics.config_started(1);
+        let listeners = inner.listeners();
+        snapshot.audit.event(&Event::Started(Configuration { generation: 1, sha256: &snapshot.sha256, listeners: &listeners }));
         inner.readiness.serving();
         let watcher = self.watch.then(|| Watcher::start(Arc::downgrade(&inner), stopping));
         Ok(Handle { inner, _watcher: watcher.flatten() })
@@ -173,11 +195,16 @@ struct Compiler {
     kept: Arc<Kept>,
     /// The open access log, kept over reloads that do not move it.
     log: Mutex<AccessLog>,
+    /// That of the running configuration. The admin listener says where it stands.
+    audit: Arc<ArcSwap<AuditLog>>,
+    /// The hash of the last configuration that was read, whether it holds or not.
+    attempted: Mutex<Option<String>>,
     decisions: Arc<Decisions>,
 }
 
 impl Compiler {
     fn compile(&self, generation: u64) -> Result<Snapshot, Diagnostics> {
+        *self.attempted.lock() = None;
         let environment = |name: &str| std::env::var(name).ok();
         let loaded = match &self.source {
             Source::File(path) => Loader::new(&environment).filters(&self.table).load(path)?,
@@ -185,6 +212,7 @@ impl Compiler {
                 Loader::new(&environment).filters(&self.table).load_str("configuration", text, base)?
             }
         };
+        *self.attempted.lock() = Some(loaded.sources.sha256());
         self.kept.begin();
         let mut log = self.log.lock();
         let (snapshot, warnings) = compile::compile(
@@ -194,7 +222,7 @@ impl Compiler {
                 metrics: &self.metrics,
                 kept: &self.kept,
                 generation,
-                purpose: compile::Purpose::Serve { log: &log, decisions: &self.decisions },
+                purpose: compile::Purpose::Serve { log: &log, audit: &self.audit.load(), decisions: &self.decisions },
             },
         )?;
         for warning in &warnings {
@@ -325,10 +353,7 @@ impl Inner {
             return Ok(());
         }
         let (close, closing) = watch::channel(false);
-        let admin =
-            Admin::start(settings, Arc::clone(&self.metrics), self.readiness.clone(), Arc::clone(&snapshot.decisions), closing)
-                .await
-                .map_err(StartError::Admin)?;
+        let admin = Admin::start(settings, self.shown(), closing).await.map_err(StartError::Admin)?;
         tracing::info!(address = %admin.address(), "admin listening");
         *self.admin.lock() = Some(OpenAdmin { admin, _close: close });
         Ok(())
@@ -346,6 +371,9 @@ impl Inner {
             }
             Err(error) => {
                 tracing::error!("configuration not reloaded, the running one stays: {error}");
+                let attempted = self.compiler.attempted.lock().clone();
+                let (generation, sha256) = (generation - 1, attempted.as_deref());
+                self.compiler.audit.load().event(&Event::Rejected { generation, sha256, error: &error.summary() });
                 self.metrics.reload_failed();
             }
         }
@@ -374,7 +402,35 @@ impl Inner {
         self.current.0.store(Arc::clone(&snapshot));
         self.open(&snapshot, bound);
         self.compiler.settle();
+        self.account(&snapshot);
         Ok(())
+    }
+
+    /// Records that `snapshot` has taken effect: in the audit log that it replaces too, if it names another.
+    fn account(&self, snapshot: &Snapshot) {
+        let before = self.compiler.audit.swap(Arc::new(snapshot.audit.clone()));
+        let listeners = self.listeners();
+        let (generation, sha256) = (snapshot.generation, &*snapshot.sha256);
+        let event = Event::Reloaded(Configuration { generation, sha256, listeners: &listeners });
+        if before.path() != snapshot.audit.path() {
+            before.event(&event);
+            before.event(&Event::Moved { to: snapshot.audit.path() });
+        }
+        snapshot.audit.event(&event);
+    }
+
+    /// Names and addresses of the open sockets.
+    fn listeners(&self) -> Vec<(String, SocketAddr)> {
+        self.sockets.lock().iter().map(|socket| (socket.name.to_string(), socket.bound)).collect()
+    }
+
+    fn shown(&self) -> Shown {
+        Shown {
+            metrics: Arc::clone(&self.metrics),
+            readiness: self.readiness.clone(),
+            decisions: Arc::clone(&self.compiler.decisions),
+            audit: Arc::clone(&self.compiler.audit),
+        }
     }
 
     /// What to watch: the files of the running configuration, and those whose change may mend one that failed.
@@ -393,7 +449,9 @@ impl Inner {
 
     fn stop_accepting(&self) {
         self.readiness.draining();
-        self.shutdown.send_replace(true);
+        if !self.shutdown.send_replace(true) {
+            self.compiler.audit.load().event(&Event::Stopping);
+        }
     }
 
     async fn drain(&self, within: Duration) -> bool {
@@ -407,8 +465,16 @@ impl Inner {
             let _ = tokio::time::timeout(BREAK_OFF, self.serving.tracker.wait()).await;
         }
         // Writing may wait for a disk: not on a thread that serves.
-        let log = self.current.snapshot().access_log.clone();
-        let _ = tokio::task::spawn_blocking(move || log.flush(LAST_LINES)).await;
+        let snapshot = self.current.snapshot();
+        snapshot.audit.event(&Event::Stopped { drained: ended });
+        let flush = move || {
+            snapshot.access_log.flush(LAST_LINES);
+            snapshot.audit.flush(LAST_LINES);
+            if let Some(status) = snapshot.audit.status() {
+                tracing::info!(path = status.path, seq = status.seq, hash = status.hash, "audit log ends");
+            }
+        };
+        let _ = tokio::task::spawn_blocking(flush).await;
         ended
     }
 }
@@ -453,7 +519,7 @@ pub struct Handle {
 impl Handle {
     /// Every listener's name and the address it is really bound to.
     pub fn addresses(&self) -> Vec<(String, SocketAddr)> {
-        self.inner.sockets.lock().iter().map(|socket| (socket.name.to_string(), socket.bound)).collect()
+        self.inner.listeners()
     }
 
     /// The bound address of one listener.
@@ -479,9 +545,11 @@ impl Handle {
         self.inner.reload().await
     }
 
-    /// Opens the access log's file anew, after it was moved away.
+    /// Opens the files of the access log and the audit log anew, after they were moved away.
     pub fn reopen_logs(&self) {
-        self.inner.current.snapshot().access_log.reopen();
+        let snapshot = self.inner.current.snapshot();
+        snapshot.access_log.reopen();
+        snapshot.audit.reopen();
     }
 
     /// The metrics as Prometheus reads them.

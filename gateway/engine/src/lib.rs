@@ -8,7 +8,8 @@
 //! - [`exchange`]: what happens to a request; [`owned`] and [`forwarded`]: what a client may not say
 //! - [`route`], [`chain`] and [`group`]: which filters, and how they run
 //! - [`pool`]: which backend
-//! - [`rescue`]: refusals and faults as responses; [`access_log`], [`metrics`], [`decisions`] and [`admin`]: the record
+//! - [`rescue`]: refusals and faults as responses, and [`causes`]: what is told of them; [`access_log`], [`audit`], [`metrics`], [`decisions`] and
+//!   [`admin`]: the record
 //!
 //! Around them: [`config`] makes the immutable snapshot that runs, [`gateway`] starts, reloads and stops, [`watch`]
 //! notices changed files, `weak_map` holds what outlives a reload, and [`explain`] asks the exchange without a network.
@@ -16,6 +17,8 @@
 
 pub mod access_log;
 pub mod admin;
+pub mod audit;
+pub mod causes;
 pub mod chain;
 pub mod config;
 pub mod connection;

@@ -83,7 +83,11 @@ pub fn refuse(snapshot: &Snapshot, plan: &ListenerPlan, connection: &Connection,
         bytes_out: reply.body.len() as u64,
         ..Record::new(SystemTime::now(), id.as_str(), &connection.listener, connection.peer)
     };
-    snapshot.decisions.record(id, &record, &[check(refusal.clone())]);
+    let checks = [check(refusal.clone())];
+    snapshot.decisions.record(id, &record, &checks);
+    if snapshot.audit.wants(true) {
+        snapshot.audit.decision(&record, &checks);
+    }
     snapshot.access_log.log(&record);
     reply
 }

@@ -29,8 +29,6 @@ pub enum Cause {
     RequestTimeout,
     /// The request body is larger than allowed.
     BodyTooLarge,
-    /// The listener has as many connections as it may.
-    ConnectionLimit,
     NoRoute,
     /// A route matches but for the method. `allow` is the value of the `Allow` header.
     MethodNotAllowed {
@@ -49,8 +47,8 @@ pub enum Cause {
     ClientGone,
     FilterFault,
     GatewayFault,
-    /// The gateway is about to stop and takes no new request.
-    Draining,
+    /// What is decided could not be recorded.
+    AuditUnavailable,
 }
 
 impl Cause {
@@ -59,7 +57,6 @@ impl Cause {
             Self::Refused { reason, .. } => *reason,
             Self::RequestTimeout => reason::REQUEST_TIMEOUT,
             Self::BodyTooLarge => reason::REQUEST_TOO_LARGE,
-            Self::ConnectionLimit => reason::CONNECTION_LIMIT,
             Self::NoRoute => reason::ROUTE_NONE,
             Self::MethodNotAllowed { .. } => reason::METHOD_NOT_ALLOWED,
             Self::Misdirected => reason::REQUEST_MISDIRECTED,
@@ -71,7 +68,7 @@ impl Cause {
             Self::ClientGone => reason::CLIENT_GONE,
             Self::FilterFault => reason::FILTER_FAULT,
             Self::GatewayFault => reason::GATEWAY_FAULT,
-            Self::Draining => reason::GATEWAY_DRAINING,
+            Self::AuditUnavailable => reason::AUDIT_UNAVAILABLE,
         }
     }
 
@@ -92,8 +89,7 @@ impl Cause {
             | Self::NoRoute
             | Self::MethodNotAllowed { .. }
             | Self::Misdirected => FinalVerdict::Deny,
-            Self::ConnectionLimit
-            | Self::NoHealthyBackend
+            Self::NoHealthyBackend
             | Self::Connect
             | Self::UpstreamTimeout
             | Self::UpstreamReset
@@ -101,7 +97,7 @@ impl Cause {
             | Self::ClientGone
             | Self::FilterFault
             | Self::GatewayFault
-            | Self::Draining => FinalVerdict::Error,
+            | Self::AuditUnavailable => FinalVerdict::Error,
         }
     }
 
@@ -214,7 +210,6 @@ mod tests {
             Cause::Refused { status: 431, reason: reason::REQUEST_HEADERS_TOO_LARGE },
             Cause::RequestTimeout,
             Cause::BodyTooLarge,
-            Cause::ConnectionLimit,
             Cause::NoRoute,
             Cause::MethodNotAllowed { allow: "GET, HEAD".into() },
             Cause::Misdirected,
@@ -226,7 +221,7 @@ mod tests {
             Cause::ClientGone,
             Cause::FilterFault,
             Cause::GatewayFault,
-            Cause::Draining,
+            Cause::AuditUnavailable,
         ]
     }
 
@@ -241,7 +236,7 @@ mod tests {
     #[test]
     fn each_cause_has_the_status_of_the_table() {
         let statuses: Vec<u16> = every_cause().iter().map(Cause::status).collect();
-        assert_eq!(statuses, [431, 408, 413, 503, 404, 405, 421, 503, 502, 504, 502, 502, 499, 500, 500, 503]);
+        assert_eq!(statuses, [431, 408, 413, 404, 405, 421, 503, 502, 504, 502, 502, 499, 500, 500, 503]);
         for cause in every_cause() {
             assert_eq!(reason::info(cause.reason()).unwrap().status, cause.status(), "{cause:?}");
         }

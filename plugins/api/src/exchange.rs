@@ -46,6 +46,16 @@ pub struct Check {
     pub finding: Finding,
 }
 
+/// What a filter in shadow mode would have done, where that is not to let the request pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Shadowed {
+    pub filter: &'static str,
+    /// `deny`, `respond` or `fault`, as in the metrics.
+    pub verdict: &'static str,
+    /// Of a denial or a fault.
+    pub reason: Option<ReasonCode>,
+}
+
 /// The facts of one request that filters and the gateway share.
 pub struct Exchange {
     decision_id: DecisionId,
@@ -58,6 +68,7 @@ pub struct Exchange {
     explaining: bool,
     filter: &'static str,
     checks: Vec<Check>,
+    shadowed: Vec<Shadowed>,
     extensions: Vec<(TypeId, Box<dyn Any + Send + Sync>)>,
     /// Extensions before this one are not replaced, only hidden, since what hides them may be undone.
     replaceable: usize,
@@ -84,6 +95,7 @@ impl Exchange {
             explaining: false,
             filter: "",
             checks: Vec::new(),
+            shadowed: Vec::new(),
             extensions: Vec::new(),
             replaceable: 0,
         }
@@ -141,6 +153,11 @@ impl Exchange {
     /// The checks kept so far, in order.
     pub fn checks(&self) -> &[Check] {
         &self.checks
+    }
+
+    /// What filters in shadow mode would have done so far, in order.
+    pub fn shadowed(&self) -> &[Shadowed] {
+        &self.shadowed
     }
 
     /// A filter's own state, from its request stage to its response stage. One value per type.
@@ -203,6 +220,13 @@ impl Exchange {
 
     pub fn driver_set_certificate(&mut self, certificate: CertificateStatus) {
         self.certificate = certificate;
+    }
+
+    /// For the chain. A body stage may say the same of each piece: it is kept once.
+    pub fn driver_shadow(&mut self, shadowed: Shadowed) {
+        if !self.shadowed.contains(&shadowed) {
+            self.shadowed.push(shadowed);
+        }
     }
 
     pub fn driver_take_checks(&mut self) -> Vec<Check> {

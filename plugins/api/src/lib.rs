@@ -37,7 +37,7 @@ pub use body::{Body, BodyAccess};
 pub use connection::{CertificateFacts, CertificateRefusal, CertificateStatus, Connection, TlsFacts};
 pub use env::Env;
 pub use error::ConfigError;
-pub use exchange::{Check, Exchange, Finding};
+pub use exchange::{Check, Exchange, Finding, Shadowed};
 pub use filter::{Build, Credential, Filter, FilterFactory, FilterTable, Mode, Needs};
 pub use head::{Method, RequestHead, ResponseHead, Scheme, Version};
 pub use headers::{HeaderError, Headers};

@@ -120,10 +120,8 @@ reasons! {
     REQUEST_TIMEOUT = "request.timeout", 408, "The client did not send its request in time.", "The client is slow or attacking; see `limits.header_timeout`.";
     REQUEST_MISDIRECTED = "request.misdirected", 421, "The request's host does not belong to the TLS name of its connection, and their certificate rules differ.", "The client opens a new connection by itself.";
     REQUEST_UPGRADE_REFUSED = "request.upgrade.refused", 400, "The upgrade asked for is malformed or not supported.", "Only WebSocket over HTTP/1.1 is forwarded.";
-    CONNECTION_LIMIT = "connection.limit", 503, "The listener has as many connections as it may.", "Raise `limits.connections`, or add replicas.";
     ROUTE_NONE = "route.none", 404, "No route matches the request.", "`portcullis check` shows what each route matches.";
     METHOD_NOT_ALLOWED = "route.method", 405, "A route matches but for the method.", "Add the method to the route's `methods`.";
-    ROUTE_REPLY = "route.reply", 200, "The route itself answers (`respond` or `redirect`).", "Nothing: this is not a refusal.";
     POOL_NO_HEALTHY_BACKEND = "pool.no_healthy_backend", 503, "Every backend of the pool is down.", "See portcullis_backend_up and the health check's last error.";
     UPSTREAM_CONNECT = "upstream.connect", 502, "No connection to a backend could be made.", "Check that the backend listens, and its TLS settings.";
     UPSTREAM_TIMEOUT = "upstream.timeout", 504, "The backend did not answer in time.", "Check the backend, or raise the pool's timeouts.";
@@ -132,7 +130,7 @@ reasons! {
     CLIENT_GONE = "client.gone", 499, "The client went away before its response was complete.", "Nothing, unless there are many.";
     FILTER_FAULT = "filter.fault", 500, "A filter failed or panicked; the request was refused.", "See the log under the decision id: this is a bug in the filter.";
     GATEWAY_FAULT = "gateway.fault", 500, "The gateway itself failed.", "See the log under the decision id, and report it.";
-    GATEWAY_DRAINING = "gateway.draining", 503, "The gateway is stopping and takes no new request.", "The client tries again and reaches another replica.";
+    AUDIT_UNAVAILABLE = "audit.unavailable", 503, "Decisions cannot be recorded in the audit log, and the configuration does not say to go on without.", "Make room on the disk, or mend it: the log goes on by itself. See `observed`, and portcullis_audit_failing; `audit_log.on_failure` says what happens meanwhile.";
 }
 
 /// The row of `code`, if it is one of the gateway's own.

@@ -141,7 +141,9 @@ impl Report {
             if !check.ok {
                 line(out, width + 8, &format!("expected: {}", check.expected));
                 line(out, width + 8, &format!("reason: {}", check.reason));
-                if let Some(hint) = &check.hint {
+                // What this check knows to do is better than what the table says of its reason.
+                let remedy = || reason::TABLE.iter().find(|info| info.code.as_str() == check.reason).map(|info| info.remedy);
+                if let Some(hint) = check.hint.as_deref().or_else(remedy) {
                     line(out, width + 8, &format!("hint: {hint}"));
                 }
             }

@@ -411,7 +411,7 @@ async fn health_checks(running: &Running, certificates: &Certificates, provider:
     within("both up", async { while up("127.0.0.1:9001").await + up("127.0.0.1:9002").await != 2.0 {} }).await.unwrap();
 }
 
-const LINE: [&str; 22] = [
+const LINE: [&str; 23] = [
     "time",
     "decision_id",
     "listener",
@@ -434,6 +434,7 @@ const LINE: [&str; 22] = [
     "upstream_us",
     "bytes_in",
     "bytes_out",
+    "shadow",
 ];
 
 const METRICS: &[(&str, &[&str])] = &[

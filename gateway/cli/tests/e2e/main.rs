@@ -45,8 +45,10 @@ mod embed;
 mod reload;
 
 // The command.
+mod audit_cli;
 mod check_cli;
 mod explain_cli;
 mod replay_cli;
 mod test_cli;
+mod why_catalogue;
 mod why_cli;

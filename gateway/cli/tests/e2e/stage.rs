@@ -69,7 +69,13 @@ impl Builder {
 
     /// `config` is everything but listeners, admin, access log and pools.
     pub async fn start(self, config: &str) -> Stage {
+        self.start_with_files(config, &[]).await
+    }
+
+    /// With these files beside the configuration.
+    pub async fn start_with_files(self, config: &str, files: &[(&str, &str)]) -> Stage {
         let folder = tempfile::tempdir().unwrap();
+        files.iter().for_each(|(name, content)| std::fs::write(folder.path().join(name), content).unwrap());
         let provider = Provider::builder().algs(self.algs).start().await.unwrap();
         // Made now: an RSA key takes its time, and the first request is to wait for a fetch only.
         provider.tokens().jwks().unwrap();

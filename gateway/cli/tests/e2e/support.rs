@@ -89,6 +89,11 @@ pub struct Edge {
 }
 
 impl Edge {
+    /// The gateway, to be ended, and the folder, which is gone once it is dropped.
+    pub fn into_parts(self) -> (Handle, TempDir) {
+        (self.handle, self.folder)
+    }
+
     /// Of the listener `http`.
     pub fn address(&self) -> SocketAddr {
         self.listener("http")

@@ -8,21 +8,21 @@ use std::io::Write;
 
 /// Bytes of one text in a line. A longer one is cut and ends in `…`: what a client sends must not fill the disk faster than
 /// its own requests.
-pub(super) const MAX_TEXT: usize = 2048;
+pub(crate) const MAX_TEXT: usize = 2048;
 
 /// An object that is being written: its members in the order of the calls.
-pub(super) struct Object<'o> {
+pub(crate) struct Object<'o> {
     out: &'o mut Vec<u8>,
     first: bool,
 }
 
 impl<'o> Object<'o> {
-    pub(super) fn begin(out: &'o mut Vec<u8>) -> Self {
+    pub(crate) fn begin(out: &'o mut Vec<u8>) -> Self {
         out.push(b'{');
         Self { out, first: true }
     }
 
-    pub(super) fn end(self) {
+    pub(crate) fn end(self) {
         self.out.push(b'}');
     }
 
@@ -38,7 +38,7 @@ impl<'o> Object<'o> {
     }
 
     /// `null` if there is none.
-    pub(super) fn text(&mut self, name: &'static str, value: Option<impl AsRef<[u8]>>) {
+    pub(crate) fn text(&mut self, name: &'static str, value: Option<impl AsRef<[u8]>>) {
         let out = self.name(name);
         match value {
             Some(value) => text(out, value.as_ref()),
@@ -47,20 +47,20 @@ impl<'o> Object<'o> {
     }
 
     /// A value whose text has nothing to escape, such as an address.
-    pub(super) fn plain(&mut self, name: &'static str, value: impl Display) {
+    pub(crate) fn plain(&mut self, name: &'static str, value: impl Display) {
         let out = self.name(name);
         // Writing to memory cannot fail.
         let _ = write!(out, "\"{value}\"");
     }
 
-    pub(super) fn time(&mut self, name: &'static str, value: std::time::SystemTime) {
+    pub(crate) fn time(&mut self, name: &'static str, value: std::time::SystemTime) {
         let out = self.name(name);
         out.push(b'"');
         super::timestamp::write(out, value);
         out.push(b'"');
     }
 
-    pub(super) fn number(&mut self, name: &'static str, value: Option<u64>) {
+    pub(crate) fn number(&mut self, name: &'static str, value: Option<u64>) {
         let out = self.name(name);
         match value {
             Some(value) => out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes()),
@@ -68,7 +68,30 @@ impl<'o> Object<'o> {
         }
     }
 
-    pub(super) fn object<T>(&mut self, name: &'static str, value: Option<T>, write: impl FnOnce(T, &mut Object<'_>)) {
+    pub(crate) fn flag(&mut self, name: &'static str, value: bool) {
+        self.name(name).extend_from_slice(if value { b"true" } else { b"false" });
+    }
+
+    pub(crate) fn objects<T>(
+        &mut self,
+        name: &'static str,
+        values: impl IntoIterator<Item = T>,
+        mut write: impl FnMut(T, &mut Object<'_>),
+    ) {
+        let out = self.name(name);
+        out.push(b'[');
+        for (at, value) in values.into_iter().enumerate() {
+            if at > 0 {
+                out.push(b',');
+            }
+            let mut object = Object::begin(out);
+            write(value, &mut object);
+            object.end();
+        }
+        out.push(b']');
+    }
+
+    pub(crate) fn object<T>(&mut self, name: &'static str, value: Option<T>, write: impl FnOnce(T, &mut Object<'_>)) {
         let out = self.name(name);
         match value {
             Some(value) => {

@@ -7,7 +7,7 @@
 //! In the order a line takes: [`record`] holds the facts of one request, [`redact`] removes what looks like a secret,
 //! `json` and `timestamp` write it, `writer` takes it to the file.
 
-mod json;
+pub(crate) mod json;
 pub mod record;
 pub mod redact;
 #[cfg(test)]

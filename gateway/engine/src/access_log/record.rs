@@ -2,7 +2,7 @@
 
 use super::json::Object;
 use super::redact;
-use portcullis_plugin::ReasonCode;
+use portcullis_plugin::{ReasonCode, Shadowed};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
@@ -67,6 +67,8 @@ pub struct Record<'a> {
     pub bytes_in: u64,
     /// Of the response's body.
     pub bytes_out: u64,
+    /// What filters in shadow mode would have done.
+    pub shadow: &'a [Shadowed],
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -111,13 +113,23 @@ impl<'a> Record<'a> {
             upstream: None,
             bytes_in: 0,
             bytes_out: 0,
+            shadow: &[],
         }
     }
 
     /// Appends the line, with its line feed.
     pub fn write(&self, out: &mut Vec<u8>) {
+        let mut line = Object::begin(out);
+        line.time("time", self.time);
+        self.members(&mut line);
+        line.end();
+        out.push(b'\n');
+    }
+
+    /// Everything but the time.
+    pub(crate) fn members(&self, line: &mut Object<'_>) {
         let Self {
-            time,
+            time: _,
             decision_id,
             listener,
             client,
@@ -140,9 +152,8 @@ impl<'a> Record<'a> {
             upstream,
             bytes_in,
             bytes_out,
+            shadow,
         } = *self;
-        let mut line = Object::begin(out);
-        line.time("time", time);
         line.text("decision_id", Some(decision_id));
         line.text("listener", Some(listener));
         line.plain("client", client.to_canonical());
@@ -174,8 +185,11 @@ impl<'a> Record<'a> {
         line.number("upstream_us", upstream.map(microseconds));
         line.number("bytes_in", Some(bytes_in));
         line.number("bytes_out", Some(bytes_out));
-        line.end();
-        out.push(b'\n');
+        line.objects("shadow", shadow, |shadowed, object| {
+            object.text("filter", Some(shadowed.filter));
+            object.text("verdict", Some(shadowed.verdict));
+            object.text("reason", shadowed.reason.map(ReasonCode::as_str));
+        });
     }
 }
 

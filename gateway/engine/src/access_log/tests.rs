@@ -63,7 +63,7 @@ fn a_line_has_every_field_of_the_contract_in_its_order() {
             r#""path":"/orders/1","query":"page=2&access_token=[redacted]","protocol":"HTTP/2","status":401,"route":"orders","#,
             r#""verdict":"deny","reason":"token.expired","principal":{"sub":"alice","issuer":"https://sso.example","#,
             r#""method":"bearer"},"pool":"orders","backend":"127.0.0.1:9001","attempts":2,"duration_us":1234,"#,
-            r#""upstream_us":900,"bytes_in":7,"bytes_out":18446744073709551615}"#,
+            r#""upstream_us":900,"bytes_in":7,"bytes_out":18446744073709551615,"shadow":[]}"#,
             "\n"
         )
     );
@@ -120,7 +120,7 @@ proptest! {
         let body = line.strip_suffix('\n').unwrap();
         prop_assert!(!body.chars().any(breaks_a_line));
         let value: serde_json::Value = serde_json::from_str(body).unwrap();
-        prop_assert_eq!(value.as_object().unwrap().len(), 23);
+        prop_assert_eq!(value.as_object().unwrap().len(), 24);
         prop_assert_eq!(value["principal"]["sub"].as_str(), Some(&*text));
     }
 }

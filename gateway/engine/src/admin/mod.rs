@@ -1,4 +1,4 @@
-//! The listener for operators: `/metrics`, `/decisions`, `/healthz` and `/readyz`.
+//! The listener for operators: `/metrics`, `/decisions`, `/audit/head`, `/healthz` and `/readyz`.
 //!
 //! It stands apart from the data plane: its own socket, a bounded number of connections, one request each under a
 //! deadline, so that whoever reaches it can exhaust neither it nor the gateway. The two probes answer everybody; everything
@@ -16,10 +16,11 @@ mod token;
 pub use readiness::{Phase, Readiness};
 pub use token::AdminToken;
 
+use crate::audit::AuditLog;
 use crate::config::raw;
 use crate::decisions::Decisions;
 use crate::metrics::Metrics;
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use portcullis_plugin::{ConfigError, Env};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -67,11 +68,19 @@ impl AdminSettings {
     }
 }
 
+/// What there is to be shown.
+#[derive(Clone)]
+pub struct Shown {
+    pub metrics: Arc<Metrics>,
+    pub readiness: Readiness,
+    pub decisions: Arc<Decisions>,
+    /// That of the running configuration.
+    pub audit: Arc<ArcSwap<AuditLog>>,
+}
+
 /// What the handlers share.
 struct Shared {
-    metrics: Arc<Metrics>,
-    readiness: Readiness,
-    decisions: Arc<Decisions>,
+    shown: Shown,
     /// Replaced by a reload.
     token: ArcSwapOption<AdminToken>,
 }
@@ -89,19 +98,13 @@ impl Admin {
     ///
     /// # Errors
     /// If the address cannot be bound.
-    pub async fn start(
-        settings: &AdminSettings,
-        metrics: Arc<Metrics>,
-        readiness: Readiness,
-        decisions: Arc<Decisions>,
-        stop: watch::Receiver<bool>,
-    ) -> Result<Self, ConfigError> {
+    pub async fn start(settings: &AdminSettings, shown: Shown, stop: watch::Receiver<bool>) -> Result<Self, ConfigError> {
         let refuse = |error: std::io::Error| {
             ConfigError::new(format!("cannot listen on {}: {error}", settings.address)).at("address").at("admin")
         };
         let listener = TcpListener::bind(settings.address).await.map_err(refuse)?;
         let bound = listener.local_addr().map_err(refuse)?;
-        let shared = Arc::new(Shared { metrics, readiness, decisions, token: ArcSwapOption::new(settings.token.clone()) });
+        let shared = Arc::new(Shared { shown, token: ArcSwapOption::new(settings.token.clone()) });
         let task = tokio::spawn(serve::run(listener, routes::router(Arc::clone(&shared)), stop));
         Ok(Self { configured: settings.address, bound, shared, task })
     }

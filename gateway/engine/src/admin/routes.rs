@@ -27,6 +27,7 @@ fn protected(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
         .route("/metrics", get(expose))
         .route("/decisions", get(latest))
         .route("/decisions/{id}", get(decision))
+        .route("/audit/head", get(audit_head))
         .fallback(|| async { StatusCode::NOT_FOUND })
         .layer(middleware::from_fn_with_state(Arc::clone(shared), authenticate))
 }
@@ -57,7 +58,7 @@ async fn healthz() -> Response {
 }
 
 async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
-    let phase = shared.readiness.phase();
+    let phase = shared.shown.readiness.phase();
     let code = if phase == Phase::Serving { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     status(code, phase.as_str())
 }
@@ -68,7 +69,7 @@ fn status(code: StatusCode, status: &'static str) -> Response {
 }
 
 async fn expose(State(shared): State<Arc<Shared>>) -> Response {
-    match tokio::task::spawn_blocking(move || shared.metrics.render()).await {
+    match tokio::task::spawn_blocking(move || shared.shown.metrics.render()).await {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "the metrics cannot be exposed");
@@ -79,7 +80,7 @@ async fn expose(State(shared): State<Arc<Shared>>) -> Response {
 
 /// The newest first, each with enough to find the one that is meant.
 async fn latest(State(shared): State<Arc<Shared>>) -> Response {
-    let decisions = shared.decisions.newest(LISTED);
+    let decisions = shared.shown.decisions.newest(LISTED);
     // Every member by its name in the decision itself.
     let rows = decisions.iter().map(|decision| {
         let whole = serde_json::to_value(&**decision).unwrap_or_default();
@@ -91,10 +92,10 @@ async fn latest(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 async fn decision(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
-    if let Some(decision) = shared.decisions.find(&id) {
+    if let Some(decision) = shared.shown.decisions.find(&id) {
         return json_body(StatusCode::OK, &*decision);
     }
-    let message = match shared.decisions.capacity() {
+    let message = match shared.shown.decisions.capacity() {
         0 => "no decisions are kept: `admin.decisions` is 0".to_owned(),
         capacity => format!(
             "no decision with this id is kept: only those of refused requests are, the newest {capacity}, since this \
@@ -102,6 +103,14 @@ async fn decision(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> 
         ),
     };
     json_body(StatusCode::NOT_FOUND, &json!({ "error": message }))
+}
+
+/// The last record of the audit log: what `portcullis audit verify --expect-last` is to find at the end.
+async fn audit_head(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.shown.audit.load().status() {
+        Some(status) => json_body(StatusCode::OK, &status),
+        None => json_body(StatusCode::NOT_FOUND, &json!({ "error": "the configuration has no `audit_log`" })),
+    }
 }
 
 fn json_body(code: StatusCode, value: &impl serde::Serialize) -> Response {

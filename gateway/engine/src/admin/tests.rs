@@ -41,9 +41,13 @@ async fn start(token: Option<&str>) -> Running {
     let decisions = Decisions::off();
     decisions.resize(1000);
     let (stop, stopped) = watch::channel(false);
-    let admin =
-        Admin::start(&settings(token), Arc::clone(&metrics), readiness.clone(), Arc::clone(&decisions), stopped).await.unwrap();
+    let admin = Admin::start(&settings(token), shown(&metrics, &readiness, &decisions), stopped).await.unwrap();
     Running { admin, readiness, metrics, decisions, stop }
+}
+
+fn shown(metrics: &Arc<Metrics>, readiness: &Readiness, decisions: &Arc<Decisions>) -> Shown {
+    let (metrics, decisions) = (Arc::clone(metrics), Arc::clone(decisions));
+    Shown { metrics, readiness: readiness.clone(), decisions, audit: Arc::default() }
 }
 
 impl Running {
@@ -102,7 +106,7 @@ async fn only_get_and_head_and_only_what_exists() {
     for path in ["/", "/metrics/", "/metrics/../metrics", "//metrics", "/decisions/1", "/%6detrics"] {
         assert_eq!(running.get(path).await.status, 404, "{path}");
     }
-    for path in ["/metrics", "/decisions", "/decisions/1", "/healthz", "/readyz"] {
+    for path in ["/metrics", "/decisions", "/decisions/1", "/audit/head", "/healthz", "/readyz"] {
         for method in ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "X"] {
             assert_eq!(running.ask(method, path, "content-length: 0\r\n").await.status, 405, "{method} {path}");
         }
@@ -121,7 +125,9 @@ async fn the_token_opens_everything_but_the_probes_which_are_open() {
     let twice = format!("{}{}", with(TOKEN), with(TOKEN));
     let basic = format!("authorization: Basic {TOKEN}\r\n");
     for headers in ["", "authorization:\r\n", &wrong, &twice, &basic] {
-        for path in ["/metrics", "/nothing", "/metrics?token=x", "/decisions", "/decisions/0123456789abcdef01234567"] {
+        for path in
+            ["/metrics", "/nothing", "/metrics?token=x", "/decisions", "/decisions/0123456789abcdef01234567", "/audit/head"]
+        {
             let answer = running.ask("GET", path, headers).await;
             assert_eq!((answer.status, answer.body.as_str()), (401, ""), "{path} {headers}");
             assert!(answer.head.contains("www-authenticate: bearer"), "{}", answer.head);
@@ -199,7 +205,7 @@ async fn a_taken_address_is_an_error_that_names_it() {
     let running = start(None).await;
     let taken = AdminSettings { address: running.admin.address(), token: None, decisions: 0 };
     let (_stop, stopped) = watch::channel(false);
-    let error = Admin::start(&taken, Metrics::new(), Readiness::new(), Decisions::off(), stopped).await.err().unwrap();
+    let error = Admin::start(&taken, shown(&Metrics::new(), &Readiness::new(), &Decisions::off()), stopped).await.err().unwrap();
     assert_eq!(error.dotted_path(), "admin.address");
     assert!(error.message().contains(&taken.address.to_string()), "{error}");
 }

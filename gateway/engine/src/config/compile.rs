@@ -14,6 +14,7 @@ use super::raw;
 use super::snapshot::{Action, ListenerPlan, ListenerRoute, RedirectPlan, RoutePlan, Snapshot};
 use crate::access_log::AccessLog;
 use crate::admin::AdminSettings;
+use crate::audit::AuditLog;
 use crate::chain::{Chain, Entry};
 use crate::decisions::Decisions;
 use crate::forwarded::TrustedProxies;
@@ -35,8 +36,8 @@ use std::sync::Arc;
 
 /// What a snapshot is compiled for.
 pub enum Purpose<'a> {
-    /// To run. `log` is the access log that is open already, and `decisions` are those kept already.
-    Serve { log: &'a AccessLog, decisions: &'a Arc<Decisions> },
+    /// To run. `log` and `audit` are the logs that are open already, and `decisions` are those kept already.
+    Serve { log: &'a AccessLog, audit: &'a AuditLog, decisions: &'a Arc<Decisions> },
     /// To be looked at: nothing is opened or bound. Keys may be given; else an issuer is asked when a token needs it.
     Inspect { keys: Option<&'a [u8]> },
 }
@@ -108,6 +109,7 @@ impl Build<'_> {
             admin,
             trusted_proxies,
             access_log,
+            audit_log,
             issuers,
             assertion,
             pools,
@@ -144,6 +146,7 @@ impl Build<'_> {
             .filter_map(|(at, listener)| self.listener(at, listener, &matches, &routes).map(Arc::new))
             .collect();
         let access_log = self.access_log(access_log);
+        let audit = self.audit_log(audit_log);
         let owned = OwnedHeaders::new(std::mem::take(&mut self.owned));
         let routes: Vec<_> = routes.into_iter().collect::<Option<_>>()?;
         if !self.findings.is_ok() || !self.faults.is_empty() {
@@ -159,6 +162,8 @@ impl Build<'_> {
             trusted_proxies: TrustedProxies::new(trusted_proxies),
             admin,
             access_log: access_log?,
+            audit: audit?,
+            sha256: self.loaded.sources.sha256(),
             decisions: match &self.context.purpose {
                 Purpose::Serve { decisions, .. } => Arc::clone(decisions),
                 Purpose::Inspect { .. } => Decisions::off(),
@@ -173,6 +178,19 @@ impl Build<'_> {
             Purpose::Inspect { .. } => Some(AccessLog::off()),
             Purpose::Serve { log: running, .. } => {
                 let compiled = AccessLog::compile(log, &self.env, Some(running), self.context.metrics);
+                self.findings.take(compiled)
+            }
+        }
+    }
+
+    fn audit_log(&mut self, log: Option<raw::AuditLog>) -> Option<AuditLog> {
+        match &self.context.purpose {
+            Purpose::Inspect { .. } => {
+                let compiled = AuditLog::inspect(log, &self.env);
+                self.findings.take(compiled)
+            }
+            Purpose::Serve { audit: running, .. } => {
+                let compiled = AuditLog::compile(log, &self.env, running, self.context.metrics);
                 self.findings.take(compiled)
             }
         }

@@ -60,6 +60,18 @@ impl Sources {
         self.files.get(usize::try_from(id.0).ok()?)
     }
 
+    /// Over names and content of all files, in hexadecimal. What the environment put in the place of references is not
+    /// part of it.
+    pub fn sha256(&self) -> String {
+        let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+        for part in self.files.iter().flat_map(|file| [&file.name, &file.text]) {
+            // With its length first: two files are not one that has the bytes of both.
+            digest.update(&(part.len() as u64).to_be_bytes());
+            digest.update(part.as_bytes());
+        }
+        digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// From now on, no finding shows this value.
     pub fn hide(&mut self, secret: Secret) {
         if secret.value.len() >= MIN_SECRET && !self.secrets.contains(&secret) {
@@ -174,6 +186,14 @@ pub struct Diagnostic {
 impl Diagnostic {
     pub fn error(message: impl Into<String>) -> Self {
         Self { severity: Severity::Error, message: message.into(), help: None, location: None, path: None, related: Vec::new() }
+    }
+
+    /// In one line, without the line of the file.
+    pub fn summary(&self) -> String {
+        match &self.location {
+            Some(location) => format!("{}:{}:{}: {}", location.file(), location.line(), location.column(), self.message),
+            None => self.message.clone(),
+        }
     }
 
     /// With the line itself and a mark under what is meant.

@@ -26,6 +26,9 @@ pub struct Config {
     pub trusted_proxies: Vec<Network>,
     /// One JSON object a line for each request. Without it, no access log is written.
     pub access_log: Option<AccessLog>,
+    /// Every refusal and every change of the gateway, as a chain of records that shows what was done to it. Without it, no
+    /// audit log is written.
+    pub audit_log: Option<AuditLog>,
     /// Who issues the tokens that routes accept, by a name of your choice.
     pub issuers: BTreeMap<String, IssuerConfig>,
     /// What the gateway signs with when it tells services who is calling (`signed_identity`).
@@ -254,6 +257,48 @@ pub struct AccessLog {
 
 fn default_log_buffer() -> usize {
     8192
+}
+
+/// The audit log: JSON lines, each with the hash of the one before. `portcullis audit verify` finds what was changed.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AuditLog {
+    /// A file, this gateway's alone: it is locked, and continued after a restart. On SIGHUP, one that was moved away is
+    /// followed by a new one of the same chain.
+    pub path: String,
+    #[serde(default)]
+    pub decisions: AuditDecisions,
+    #[serde(default)]
+    pub on_failure: AuditFailure,
+    /// A file whose first line is a key of at least 32 characters (`openssl rand -hex 32`): records are sealed with
+    /// HMAC-SHA256, so that whoever can write the log and not read the key cannot make a chain anew. Default: SHA-256
+    /// without a key.
+    pub key_file: Option<String>,
+    /// Records that may wait for the disk, from 64 to 1048576. Default: 8192.
+    #[serde(default = "default_log_buffer")]
+    pub buffer: usize,
+}
+
+/// Which decisions are recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AuditDecisions {
+    /// Requests that were refused or failed.
+    #[default]
+    Denials,
+    /// Every request.
+    All,
+}
+
+/// What happens while records cannot be written: the disk is full, gone or too slow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AuditFailure {
+    /// Requests are refused with 503, `audit.unavailable`.
+    #[default]
+    Refuse,
+    /// Requests go on; records that find no room are lost, and counted in the log and in `portcullis_audit_lost_total`.
+    Drop,
 }
 
 /// A group of backends that serve the same thing.

@@ -2,6 +2,7 @@
 
 use crate::access_log::AccessLog;
 use crate::admin::AdminSettings;
+use crate::audit::AuditLog;
 use crate::chain::Chain;
 use crate::decisions::Decisions;
 use crate::forwarded::TrustedProxies;
@@ -29,6 +30,9 @@ pub struct Snapshot {
     pub trusted_proxies: TrustedProxies,
     pub admin: Option<AdminSettings>,
     pub access_log: AccessLog,
+    pub audit: AuditLog,
+    /// Of the YAML files it was made from.
+    pub sha256: String,
     /// The gateway's own, over all generations.
     pub decisions: Arc<Decisions>,
     pub drain: Duration,

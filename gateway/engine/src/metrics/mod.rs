@@ -33,6 +33,7 @@ pub struct Metrics {
     pub access_log_dropped: IntCounter,
     /// Failed attempts to write to or to open the access log.
     pub access_log_errors: IntCounter,
+    pub audit: AuditMetrics,
     config_generation: IntGauge,
     reload_success: IntGauge,
     reload_success_time: Gauge,
@@ -43,6 +44,15 @@ pub struct Metrics {
     filters: WeakMap<(Box<str>, Box<str>, &'static str), FilterMetrics>,
     listeners: WeakMap<Box<str>, ListenerMetrics>,
     pools: WeakMap<Box<str>, PoolMetrics>,
+}
+
+/// What an audit log counts.
+#[derive(Clone)]
+pub struct AuditMetrics {
+    pub records: IntCounter,
+    pub lost: IntCounter,
+    pub errors: IntCounter,
+    pub failing: IntGauge,
 }
 
 /// The labelled metrics, by what they are about.
@@ -90,6 +100,18 @@ impl Metrics {
                 "portcullis_access_log_errors_total",
                 "Failed attempts to write to or to open the access log.",
             )?,
+            audit: AuditMetrics {
+                records: counter("portcullis_audit_records_total", "Records of the audit log that are on the disk.")?,
+                lost: counter(
+                    "portcullis_audit_lost_total",
+                    "Records of the audit log that were lost because the queue was full or the gateway ended before the disk took them.",
+                )?,
+                errors: counter("portcullis_audit_errors_total", "Failed attempts to write to or to open the audit log.")?,
+                failing: gauge(
+                    "portcullis_audit_failing",
+                    "Whether the audit log cannot be written now (1). Requests are then refused, unless on_failure is drop.",
+                )?,
+            },
             config_generation: gauge(
                 "portcullis_config_generation",
                 "The number of the running configuration; each one that takes effect gets the next.",

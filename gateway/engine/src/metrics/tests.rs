@@ -79,6 +79,10 @@ fn everything_the_contract_names_is_there() {
         (r#"portcullis_reloads_total{result="failure"}"#, 1.0),
         ("portcullis_access_log_dropped_total", 0.0),
         ("portcullis_access_log_errors_total", 0.0),
+        ("portcullis_audit_records_total", 0.0),
+        ("portcullis_audit_lost_total", 0.0),
+        ("portcullis_audit_errors_total", 0.0),
+        ("portcullis_audit_failing", 0.0),
         (concat!(r#"portcullis_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""}"#), 1.0),
     ] {
         assert_eq!(samples.get(name), Some(&value), "{name}");

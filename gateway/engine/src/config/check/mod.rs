@@ -16,8 +16,19 @@ use values::{at_least_one, check_name, not_empty, unique_names};
 
 /// Judges the whole configuration.
 pub fn check(raw: &Config, findings: &mut Findings) {
-    let Config { include: _, listeners, admin, trusted_proxies: _, access_log, issuers, assertion: _, pools, routes, shutdown } =
-        raw;
+    let Config {
+        include: _,
+        listeners,
+        admin,
+        trusted_proxies: _,
+        access_log,
+        audit_log: _,
+        issuers,
+        assertion: _,
+        pools,
+        routes,
+        shutdown,
+    } = raw;
     if listeners.is_empty() {
         findings.error(
             ConfigError::new("no listener is configured").help("add one: `listeners: [{ name: http, address: 127.0.0.1:8080 }]`"),

@@ -1,0 +1,135 @@
+//! What records say. Each is one JSON object that begins with `time` and `kind`, and one line.
+
+use super::file::Torn;
+use super::queue::Missing;
+use crate::access_log::Record;
+use crate::access_log::json::Object;
+use crate::decisions::{self, KeptCheck};
+use portcullis_plugin::Check;
+use std::path::Path;
+use std::time::SystemTime;
+
+/// What happened to the gateway itself.
+#[derive(Debug, Clone, Copy)]
+pub enum Event<'a> {
+    /// It serves.
+    Started(Configuration<'a>),
+    /// Another configuration took effect.
+    Reloaded(Configuration<'a>),
+    /// Another configuration was refused, and the one of this generation goes on. `sha256` is missing if it could not
+    /// even be read.
+    Rejected { generation: u64, sha256: Option<&'a str>, error: &'a str },
+    /// The configuration now names another audit log, or none.
+    Moved { to: Option<&'a Path> },
+    /// It takes no more connections.
+    Stopping,
+    /// It has stopped. `drained`: no request was broken off.
+    Stopped { drained: bool },
+}
+
+/// A configuration that runs.
+#[derive(Debug, Clone, Copy)]
+pub struct Configuration<'a> {
+    pub generation: u64,
+    /// Of its YAML files.
+    pub sha256: &'a str,
+    /// Name and address.
+    pub listeners: &'a [(String, std::net::SocketAddr)],
+}
+
+impl Event<'_> {
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Started(_) => "gateway.started",
+            Self::Reloaded(_) => "config.reloaded",
+            Self::Rejected { .. } => "config.rejected",
+            Self::Moved { .. } => "log.moved",
+            Self::Stopping => "gateway.stopping",
+            Self::Stopped { .. } => "gateway.stopped",
+        }
+    }
+
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        let mut record = begin(out, SystemTime::now(), self.kind());
+        match *self {
+            Self::Started(configuration) => {
+                record.text("version", Some(env!("CARGO_PKG_VERSION")));
+                configuration.write(&mut record);
+            }
+            Self::Reloaded(configuration) => configuration.write(&mut record),
+            Self::Rejected { generation, sha256, error } => {
+                record.number("generation", Some(generation));
+                record.text("config_sha256", sha256);
+                record.text("error", Some(error));
+            }
+            Self::Moved { to } => record.text("to", to.map(|path| path.as_os_str().as_encoded_bytes())),
+            Self::Stopping => {}
+            Self::Stopped { drained } => record.flag("drained", drained),
+        }
+        record.end();
+    }
+}
+
+impl Configuration<'_> {
+    fn write(&self, record: &mut Object<'_>) {
+        record.number("generation", Some(self.generation));
+        record.text("config_sha256", Some(self.sha256));
+        record.objects("listeners", self.listeners, |(name, address), listener| {
+            listener.text("name", Some(name));
+            listener.plain("address", address);
+        });
+    }
+}
+
+/// One request: the members of its line in the access log, and the checks that failed.
+pub(super) fn decision(out: &mut Vec<u8>, record: &Record<'_>, checks: &[Check]) {
+    let (checks, left_out) = decisions::keep(checks);
+    let mut object = begin(out, record.time, "decision");
+    record.members(&mut object);
+    object.objects("checks", &checks, |kept: &KeptCheck, check| {
+        check.text("filter", Some(kept.filter));
+        check.text("check", Some(kept.check));
+        check.flag("ok", kept.ok);
+        check.text("reason", Some(kept.reason));
+        check.text("expected", Some(&kept.expected));
+        check.text("observed", Some(&kept.observed));
+        check.text("hint", kept.hint.as_ref());
+    });
+    object.number("checks_left_out", Some(left_out as u64));
+    object.end();
+}
+
+/// A file was opened by a gateway that starts, or whose configuration names it from now on.
+pub(super) fn opened(out: &mut Vec<u8>, keyed: bool, torn: Option<&Torn>) {
+    let mut record = begin(out, SystemTime::now(), "log.opened");
+    record.flag("keyed", keyed);
+    record.object("torn", torn, |torn, object| {
+        object.number("bytes", Some(torn.bytes.len() as u64));
+        object.plain("sha256", torn.sha256);
+        object.text("text", Some(&torn.bytes));
+    });
+    record.end();
+}
+
+/// The first of a file that took another's place while the gateway ran. With its line feed.
+pub(super) fn rotated(out: &mut Vec<u8>) {
+    begin(out, SystemTime::now(), "log.rotated").end();
+    out.push(b'\n');
+}
+
+/// With its line feed.
+pub(super) fn missing(out: &mut Vec<u8>, missing: &Missing) {
+    let mut record = begin(out, SystemTime::now(), "log.missing");
+    record.number("lost", Some(missing.lost));
+    record.number("refused", Some(missing.refused));
+    record.time("since", missing.since.unwrap_or_else(SystemTime::now));
+    record.end();
+    out.push(b'\n');
+}
+
+fn begin<'o>(out: &'o mut Vec<u8>, time: SystemTime, kind: &'static str) -> Object<'o> {
+    let mut record = Object::begin(out);
+    record.time("time", time);
+    record.text("kind", Some(kind));
+    record
+}
