@@ -1,8 +1,10 @@
 #!/bin/sh
 # Installs what the tests against real peers need: oidc-provider and jose (npm) into target/peers, and nginx, haproxy and
-# curl (apt, when run as root). Safe to run again. What cannot be installed is named, and the exit code is 1.
+# curl (apt, when run as root). With CI=true also two identity providers of other makes: Glewlwyd (apt) and Django OAuth
+# Toolkit (pip, in an environment of its own in target/peers); nobody's own machine is to get a sign-on server by a test.
+# Safe to run again. What cannot be installed is named, and the exit code is 1.
 #
-#   PEERS_DIR   where the npm packages go; default: target/peers beside this script's folder
+#   PEERS_DIR   where the npm and pip packages go; default: target/peers beside this script's folder
 set -u
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -39,6 +41,16 @@ if have npm && have node; then
     fi
 else
     missing="$missing oidc-provider jose"
+fi
+
+if [ "${CI:-}" = true ]; then
+    have openssl || install_debian openssl || missing="$missing openssl"
+    have glewlwyd || install_debian glewlwyd || missing="$missing glewlwyd"
+    if ! [ -x "$peers/django/bin/python" ] || ! "$peers/django/bin/python" -c "import oauth2_provider" 2>/dev/null; then
+        echo "installing django-oauth-toolkit into $peers/django"
+        { python3 -m venv "$peers/django" && "$peers/django/bin/pip" install -q "django-oauth-toolkit~=3.4"; } ||
+            missing="$missing django-oauth-toolkit"
+    fi
 fi
 
 if [ -n "$missing" ]; then

@@ -33,6 +33,8 @@ enum Command {
     Why(command::why::Arguments),
     /// Run a table of requests through a configuration, and say which are decided otherwise than expected.
     Test(command::test::Arguments),
+    /// Say which requests of an access log a configuration would now decide otherwise.
+    Replay(command::replay::Arguments),
     /// Print the JSON Schema of the configuration, for editors; or the reference, for people.
     Schema(command::schema::Arguments),
     /// Print the version.
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Command::Explain(arguments) => command::explain::run(*arguments),
         Command::Why(arguments) => command::why::run(arguments),
         Command::Test(arguments) => command::test::run(arguments),
+        Command::Replay(arguments) => command::replay::run(arguments),
         Command::Schema(arguments) => command::schema::run(arguments),
         Command::Version(arguments) => command::version::run(arguments),
     }

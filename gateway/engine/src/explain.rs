@@ -5,7 +5,8 @@ use crate::exchange::{Next, Run};
 use crate::http1::{self, Parsed};
 use crate::normalise;
 use crate::refusals;
-use portcullis_plugin::{CertificateStatus, Check, Connection, RequestHead, Scheme, TlsFacts};
+use crate::route::Hinges;
+use portcullis_plugin::{CertificateStatus, Check, Connection, Exchange, RequestHead, Scheme, TlsFacts};
 use rustls_pki_types::CertificateDer;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -46,6 +47,9 @@ pub struct Explanation {
     /// What the upstream would get. Credentials are not shown.
     pub upstream_headers: BTreeMap<String, serde_json::Value>,
     pub pool: Option<String>,
+    /// What of the request the choice of the route hinged on.
+    #[serde(skip)]
+    pub hinges: Hinges,
 }
 
 impl Explanation {
@@ -69,6 +73,18 @@ pub enum ExplainError {
 /// # Errors
 /// If the query itself cannot be used. A request that would be refused is an answer, not an error.
 pub async fn explain(snapshot: &Arc<Snapshot>, query: &Query) -> Result<Explanation, ExplainError> {
+    rehearse(snapshot, query, |_| {}).await
+}
+
+/// As [`explain`], for filters that are to find something in the exchange.
+///
+/// # Errors
+/// As [`explain`].
+pub async fn rehearse(
+    snapshot: &Arc<Snapshot>,
+    query: &Query,
+    prepare: impl FnOnce(&mut Exchange),
+) -> Result<Explanation, ExplainError> {
     let refuse = || ExplainError::Url(query.url.clone());
     let (scheme, rest) = query.url.split_once("://").ok_or_else(refuse)?;
     let scheme = match scheme {
@@ -116,12 +132,15 @@ pub async fn explain(snapshot: &Arc<Snapshot>, query: &Query) -> Result<Explanat
                 checks: vec![refusals::check(refusal)],
                 upstream_headers: BTreeMap::new(),
                 pool: None,
+                hinges: Hinges::default(),
             });
         }
     };
+    let hinges = plan.router.hinges_on(&request);
     let (connection, certificate) = connection(&plan, &request, query);
     let mut run = Run::new(Arc::clone(snapshot), plan, connection, certificate, request, framing, query.at);
     run.rehearse();
+    prepare(run.exchange_mut());
     let next = run.judge().await;
     let (status, pool, upstream_headers) = match next {
         Next::Forward(pool) => {
@@ -139,6 +158,7 @@ pub async fn explain(snapshot: &Arc<Snapshot>, query: &Query) -> Result<Explanat
         checks: run.exchange_mut().driver_take_checks(),
         upstream_headers,
         pool,
+        hinges,
     })
 }
 

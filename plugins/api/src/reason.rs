@@ -101,11 +101,15 @@ reasons! {
     TOKEN_ROLE_MISSING = "token.role.missing", 403, "The token is valid, but its user has none of the required roles.", "Grant the role, or check the issuer's role mapping.";
     TOKEN_CLAIM_MISMATCH = "token.claim.mismatch", 403, "The token is valid, but a claim has not the required value.", "Compare `expected` and `observed`.";
     TOKEN_BINDING_MISMATCH = "token.binding.mismatch", 401, "The token is bound to a key or certificate (`cnf`) that this request does not prove, or that this route cannot check.", "Send the proof, or use a token without binding.";
+    DPOP_PROOF_INVALID = "dpop.proof.invalid", 401, "The request has no DPoP proof, or one that is not good for this request and this token (RFC 9449, section 4.3).", "The failed check names the part: method, URL, time, token, key or signature; the client makes a new proof for each request.";
+    DPOP_NONCE_REQUIRED = "dpop.nonce.required", 401, "The DPoP proof has no nonce of this gateway, or one that is too old.", "The client repeats the request with the nonce from `DPoP-Nonce`; nothing, unless there are many.";
+    DPOP_REPLAY = "dpop.replay", 401, "The DPoP proof was used before.", "The client makes a new proof for each request, retries included; else somebody repeats what they have overheard.";
+    DPOP_REPLAY_FULL = "dpop.replay.full", 503, "There is no room to remember another DPoP proof, so a replay of it could not be told.", "Lower `max_age` of `binding.dpop`, add replicas, and look for a client that makes proofs without end.";
     TOKEN_INACTIVE = "token.inactive", 401, "The issuer says the token is no longer active.", "Obtain a new token.";
     API_KEY_MISSING = "api_key.missing", 401, "No API key was sent.", "Send the key where `expected` says.";
     API_KEY_UNKNOWN = "api_key.unknown", 401, "What was sent is not one API key that is known here.", "Look at `observed`; check that the key's hash is in the file of the route's api_key filter.";
     API_KEY_EXPIRED = "api_key.expired", 401, "The API key is known, but past its `expires`.", "Issue a new key.";
-    ISSUER_UNAVAILABLE = "issuer.unavailable", 503, "The issuer's keys are needed and cannot be had: it never answered, or its last keys are older than allowed.", "Check the issuer and the way to it; see portcullis_issuer_keys_age_seconds.";
+    ISSUER_UNAVAILABLE = "issuer.unavailable", 503, "The issuer is needed and cannot be had: it never gave keys, its last keys are older than allowed, or it does not say whether a token is active.", "Look at the hint; check the issuer, the way to it and the credentials of `introspection`; see portcullis_issuer_keys_age_seconds.";
     IDENTITY_MISSING = "identity.missing", 403, "A header or key that must come from a verified identity has no value.", "Put an authenticating filter before, or make the header optional.";
     AUTHORIZE_DENIED = "authorize.denied", 403, "The route's rule does not allow this request; 401 instead of 403 if the rule asks who is calling and nobody is known.", "Compare the rule with the principal.";
     RATE_EXCEEDED = "rate.exceeded", 429, "The caller has used up its rate.", "Wait for `Retry-After` seconds.";

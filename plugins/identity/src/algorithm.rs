@@ -28,6 +28,9 @@ pub enum Algorithm {
     /// ECDSA with P-384 and SHA-384.
     #[schemars(rename = "ES384")]
     Es384,
+    /// ECDSA with P-521 and SHA-512.
+    #[schemars(rename = "ES512")]
+    Es512,
     /// Ed25519; also known as `Ed25519` since RFC 9864.
     #[schemars(rename = "EdDSA")]
     EdDsa,
@@ -39,12 +42,23 @@ pub(crate) enum Family {
     Rsa,
     P256,
     P384,
+    P521,
     Ed25519,
 }
 
 impl Algorithm {
-    pub(crate) const ALL: [Self; 9] =
-        [Self::Rs256, Self::Rs384, Self::Rs512, Self::Ps256, Self::Ps384, Self::Ps512, Self::Es256, Self::Es384, Self::EdDsa];
+    pub(crate) const ALL: [Self; 10] = [
+        Self::Rs256,
+        Self::Rs384,
+        Self::Rs512,
+        Self::Ps256,
+        Self::Ps384,
+        Self::Ps512,
+        Self::Es256,
+        Self::Es384,
+        Self::Es512,
+        Self::EdDsa,
+    ];
 
     /// The name in a token's `alg`.
     pub const fn name(self) -> &'static str {
@@ -57,6 +71,7 @@ impl Algorithm {
             Self::Ps512 => "PS512",
             Self::Es256 => "ES256",
             Self::Es384 => "ES384",
+            Self::Es512 => "ES512",
             Self::EdDsa => "EdDSA",
         }
     }
@@ -75,6 +90,7 @@ impl Algorithm {
             Self::Rs256 | Self::Rs384 | Self::Rs512 | Self::Ps256 | Self::Ps384 | Self::Ps512 => Family::Rsa,
             Self::Es256 => Family::P256,
             Self::Es384 => Family::P384,
+            Self::Es512 => Family::P521,
             Self::EdDsa => Family::Ed25519,
         }
     }
@@ -87,7 +103,7 @@ impl Algorithm {
             Self::Ps256 => Some(&crypto::RSA_PSS_2048_8192_SHA256),
             Self::Ps384 => Some(&crypto::RSA_PSS_2048_8192_SHA384),
             Self::Ps512 => Some(&crypto::RSA_PSS_2048_8192_SHA512),
-            Self::Es256 | Self::Es384 | Self::EdDsa => None,
+            Self::Es256 | Self::Es384 | Self::Es512 | Self::EdDsa => None,
         }
     }
 }
@@ -98,6 +114,7 @@ impl Family {
             Self::Rsa => "RSA",
             Self::P256 => "EC P-256",
             Self::P384 => "EC P-384",
+            Self::P521 => "EC P-521",
             Self::Ed25519 => "Ed25519",
         }
     }
@@ -125,7 +142,7 @@ fn refusal(name: &str) -> String {
             "`{name}` is symmetric: whoever can verify such a token can also forge it, so it is never accepted; have the issuer sign with one of {}",
             known()
         ),
-        "ES512" | "ES256K" => format!("`{name}` is not supported; known: {}", known()),
+        "ES256K" => format!("`{name}` is not supported; known: {}", known()),
         upper => match Algorithm::ALL.iter().find(|known| known.name().eq_ignore_ascii_case(upper)) {
             Some(meant) => format!("unknown algorithm `{name}`; did you mean `{meant}`?"),
             None => format!("unknown algorithm `{name}`; known: {}", known()),
@@ -142,7 +159,7 @@ mod tests {
         for (name, part) in [
             ("none", "never accepted"),
             ("HS256", "symmetric"),
-            ("ES512", "not supported"),
+            ("ES256K", "not supported"),
             ("rs256", "did you mean `RS256`"),
             ("XX", "known:"),
         ] {

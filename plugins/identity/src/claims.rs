@@ -1,10 +1,12 @@
 //! Each check of what a token says. All are made, in a fixed order, whatever the others find; the first that fails
 //! gives the reason.
 
+use crate::binding::Binding;
 use crate::config::{IssuerKind, TokenType};
 use crate::hints;
+use crate::introspection;
 use crate::jose::{Header, safe};
-use crate::mapping;
+use crate::mapping::{self, Mapping};
 use crate::settings::Settings;
 use portcullis_plugin::reason::{self, ReasonCode};
 use portcullis_plugin::{Exchange, Finding};
@@ -89,6 +91,7 @@ pub(crate) struct Read {
     pub audiences: Vec<Box<str>>,
     pub expires_at: Option<SystemTime>,
     pub not_before: Option<SystemTime>,
+    pub binding: Option<Binding>,
 }
 
 /// The issuer comes first: its keys are looked for among those of the configured issuer only.
@@ -126,25 +129,80 @@ fn judge_tenant(claims: &Claims, settings: &Settings, judgement: &mut Judgement)
 /// Everything else, in this order: type, audience, expiry, not-before, issued-at, binding, subject.
 pub(crate) fn judge(claims: &Claims, header: &Header, settings: &Settings, now: SystemTime, judgement: &mut Judgement) -> Read {
     judge_type(claims, header, settings, judgement);
-    let audiences = judge_audience(claims, settings, judgement);
+    judge_rest(claims, settings, &settings.mapping, Required { audience: true, expiry: true }, now, judgement)
+}
+
+/// As [`judge`], of what an issuer answers about a token (RFC 7662, section 2.2).
+pub(crate) fn judge_answer(
+    claims: &Claims,
+    settings: &Settings,
+    asked: &introspection::Settings,
+    now: SystemTime,
+    judgement: &mut Judgement,
+) -> Read {
+    // A refresh token is active too.
+    let named = claims.get("token_type");
+    let bearer = named.is_none_or(|named| {
+        // One that must be proved says so itself, and the check of its binding decides.
+        let known: &[&str] =
+            if claims.contains_key("cnf") { &["bearer", "access_token", "dpop"] } else { &["bearer", "access_token"] };
+        named.as_str().is_some_and(|named| known.iter().any(|known| known.eq_ignore_ascii_case(named)))
+    });
+    judgement.check("type", reason::TOKEN_TYP_REFUSED, bearer, || {
+        let observed = named.map_or("none", |named| named.as_str().unwrap_or(form(named)));
+        Finding::new("`token_type` Bearer, or none", safe(observed))
+    });
+    judge_kind(claims, TokenType::ABSENT, settings, judgement);
+    // The issuer has compared the expiry with its own clock; where it tells it, it is compared with this one as well.
+    let required = Required { audience: asked.require_audience, expiry: false };
+    judge_rest(claims, settings, &asked.mapping, required, now, judgement)
+}
+
+/// What must be there; what is there is judged in any case.
+#[derive(Clone, Copy)]
+struct Required {
+    audience: bool,
+    expiry: bool,
+}
+
+fn judge_rest(
+    claims: &Claims,
+    settings: &Settings,
+    mapping: &Mapping,
+    required: Required,
+    now: SystemTime,
+    judgement: &mut Judgement,
+) -> Read {
+    let audiences =
+        if required.audience || claims.contains_key("aud") { judge_audience(claims, settings, judgement) } else { Vec::new() };
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     let leeway = settings.leeway;
-    let expires_at = judge_expiry(claims, now, leeway, judgement);
+    let must_end = required.expiry || claims.contains_key("exp");
+    let expires_at = if must_end { judge_expiry(claims, now, leeway, judgement) } else { None };
     let not_before = judge_start(claims, "nbf", "not_before", now, leeway, judgement);
     let issued_at = judge_start(claims, "iat", "issued_at", now, leeway, judgement);
-    if claims.contains_key("cnf") {
-        judgement.check("binding", reason::TOKEN_BINDING_MISMATCH, false, || {
-            Finding::new("a token without `cnf`", "a token bound to a key or certificate (`cnf`)")
-                .hint("this gateway cannot check the proof, and without it the token may be stolen; have the client ask for one without binding")
-        });
-    }
-    let subject = judge_subject(claims, settings, judgement);
+    let binding = judge_binding(claims, judgement);
+    let subject = judge_subject(claims, mapping, judgement);
     let time = |seconds: Option<f64>| seconds.and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs_f64(seconds)));
     let later = match (not_before, issued_at) {
         (Some(a), Some(b)) => Some(a.max(b)),
         (a, b) => a.or(b),
     };
-    Read { subject, audiences, expires_at: time(expires_at), not_before: time(later) }
+    Read { subject, audiences, expires_at: time(expires_at), not_before: time(later), binding }
+}
+
+/// Only the form: whether the request proves what `cnf` asks for is judged for each request, by who asks for the token.
+fn judge_binding(claims: &Claims, judgement: &mut Judgement) -> Option<Binding> {
+    match Binding::read(claims.get("cnf")?) {
+        Ok(binding) => Some(binding),
+        Err(observed) => {
+            judgement.check("binding", reason::TOKEN_BINDING_MISMATCH, false, || {
+                Finding::new("`cnf` with `jkt` (RFC 9449), `x5t#S256` (RFC 8705) or both, and nothing else", observed)
+                    .hint("what is not understood cannot be checked, and without the check the token may be stolen")
+            });
+            None
+        }
+    }
 }
 
 fn judge_type(claims: &Claims, header: &Header, settings: &Settings, judgement: &mut Judgement) {
@@ -155,6 +213,10 @@ fn judge_type(claims: &Claims, header: &Header, settings: &Settings, judgement: 
         let expected = settings.token_types.iter().map(|typ| typ.0.as_str()).collect::<Vec<_>>().join(", ");
         Finding::new(format!("`typ` one of {expected}"), safe(seen))
     });
+    judge_kind(claims, seen, settings, judgement);
+}
+
+fn judge_kind(claims: &Claims, seen: &str, settings: &Settings, judgement: &mut Judgement) {
     let other = other_than_access(claims, seen, settings.kind);
     judgement.check("kind", reason::TOKEN_TYP_REFUSED, other.is_none(), || match other {
         Some(what) => Finding::new("an access token", what).hint("send the access token of the same answer of the issuer"),
@@ -288,16 +350,16 @@ fn numeric_date(claims: &Claims, claim: &'static str, check: &'static str, judge
     }
 }
 
-fn judge_subject(claims: &Claims, settings: &Settings, judgement: &mut Judgement) -> Option<Box<str>> {
+fn judge_subject(claims: &Claims, mapping: &Mapping, judgement: &mut Judgement) -> Option<Box<str>> {
     // `sub` itself must make sense even where the subject is taken from another claim.
     if let Some(other) = claims.get("sub").filter(|sub| !sub.is_string()) {
         wrong_form(judgement, "subject", "`sub` as a text", other);
         return None;
     }
-    let subject = settings.mapping.subject(claims);
+    let subject = mapping.subject(claims);
     let text = subject.and_then(Value::as_str).filter(|text| !text.is_empty() && !text.chars().any(char::is_control));
     judgement.check("subject", reason::TOKEN_MALFORMED, text.is_some(), || {
-        let expected = format!("a text in {}", settings.mapping.subject_places());
+        let expected = format!("a text in {}", mapping.subject_places());
         let observed = match (subject, text) {
             (_, Some(text)) => safe(text),
             (None, _) => "none".to_owned(),

@@ -18,7 +18,7 @@ pub struct IssuerConfig {
     /// A token must name at least one of these in its `aud`. With `kind: cognito`, whose access tokens have no `aud`,
     /// its `client_id`.
     pub audiences: Vec<String>,
-    /// The signature algorithms that are accepted: RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA. What
+    /// The signature algorithms that are accepted: RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512, EdDSA. What
     /// a token says about itself never widens this list. Default: RS256, PS256, ES256, ES384, EdDSA.
     #[serde(default = "default_algorithms")]
     pub algorithms: Vec<Algorithm>,
@@ -69,6 +69,69 @@ pub struct IssuerConfig {
     /// its `exp`, or once its key is no longer published. `0B` turns it off. Default: 16MiB.
     #[serde(default = "default_cache")]
     pub cache: ByteSize,
+    /// Asks the issuer about tokens (RFC 7662). Default: nothing is asked, and an opaque token is refused.
+    pub introspection: Option<IntrospectionConfig>,
+}
+
+/// How the issuer is asked about a token. Who it is then told about is judged as the claims of a JWT are: issuer (if the
+/// answer names it), audience, expiry, subject, binding. An issuer that does not answer gives 503, never 401. `ca`,
+/// `insecure_http`, `timeout` and `max_wait` of the issuer hold here too.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct IntrospectionConfig {
+    /// About which tokens. Default: `opaque`.
+    #[serde(default)]
+    pub tokens: AskedTokens,
+    /// Where. Default: `introspection_endpoint` of the issuer's discovery document.
+    pub endpoint: Option<String>,
+    /// As whom. The issuer must allow this client to see tokens that it gave to others.
+    pub client_id: String,
+    /// A file whose first line is the client's secret. It is read again when it changes.
+    pub client_secret_file: Option<String>,
+    /// The environment variable that holds the client's secret, instead of a file.
+    pub client_secret_env: Option<String>,
+    /// How client and secret are sent. Default: `basic`.
+    #[serde(default)]
+    pub auth: ClientAuthentication,
+    /// For how long an answer about an active token is used again, and no longer than its `exp`. A token that is revoked
+    /// is accepted until then; with `0s` the issuer is asked for every request. Default: 30s.
+    #[serde(default = "default_ttl")]
+    pub ttl: TimeSpan,
+    /// For how long a token that is not active is refused without asking. Default: 10s.
+    #[serde(default = "default_inactive_ttl")]
+    pub inactive_ttl: TimeSpan,
+    /// Memory for answers. `0B` keeps none. Default: 4MiB.
+    #[serde(default = "default_answers")]
+    pub cache: ByteSize,
+    /// Questions to the issuer at the same time, 1 to 1000; further ones wait, for `max_wait` at most. Default: 64.
+    #[serde(default = "default_concurrent")]
+    pub concurrent: u16,
+    /// Whether an answer must name one of `audiences`. `false` also accepts answers that name no audience at all: then
+    /// tokens for every other service of the issuer are accepted too, unless scopes keep them out. Default: true.
+    #[serde(default = "default_true")]
+    pub require_audience: bool,
+}
+
+/// About which tokens the issuer is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AskedTokens {
+    /// Those that are no JWTs. JWTs are verified here.
+    #[default]
+    Opaque,
+    /// JWTs too, once they are verified here: so that a revoked one is refused before it expires.
+    All,
+}
+
+/// How a client shows who it is (RFC 6749, section 2.3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientAuthentication {
+    /// In the `Authorization` header.
+    #[default]
+    Basic,
+    /// In the body.
+    Post,
 }
 
 /// The product behind an issuer.
@@ -162,6 +225,7 @@ impl IssuerConfig {
             max_wait: None,
             refetch_interval: None,
             cache: default_cache(),
+            introspection: None,
         }
     }
 }
@@ -176,6 +240,26 @@ fn default_token_types() -> Vec<TokenType> {
 
 fn default_leeway() -> TimeSpan {
     TimeSpan::secs(30)
+}
+
+fn default_ttl() -> TimeSpan {
+    TimeSpan::secs(30)
+}
+
+fn default_inactive_ttl() -> TimeSpan {
+    TimeSpan::secs(10)
+}
+
+fn default_answers() -> ByteSize {
+    ByteSize(4 << 20)
+}
+
+fn default_concurrent() -> u16 {
+    64
+}
+
+fn default_true() -> bool {
+    true
 }
 
 fn default_cache() -> ByteSize {

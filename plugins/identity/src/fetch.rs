@@ -1,11 +1,11 @@
-//! The one HTTP client for discovery documents and keys.
+//! The one HTTP client, for discovery documents, keys and questions about tokens.
 //!
 //! Strict where it protects: a total deadline, a size cap, no redirects, no plain HTTP beyond this machine unless
 //! asked for. Lenient where real providers are sloppy: the content type is not looked at.
 
 use bytes::Bytes;
-use http::{Request, StatusCode, header};
-use http_body_util::{BodyExt, Empty, Limited};
+use http::{HeaderValue, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as HyperClient;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -18,6 +18,10 @@ use url::{Host, Url};
 
 /// The largest document that is read. Entra's key sets, the largest seen, have about 20 KiB.
 pub(crate) const MOST_BYTES: usize = 512 << 10;
+
+const USER_AGENT: &str = concat!("portcullis/", env!("CARGO_PKG_VERSION"));
+/// How long a connection is kept for the next question. Servers close idle ones after five seconds and more.
+const IDLE: Duration = Duration::from_secs(4);
 
 /// To which hosts plain HTTP may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +67,18 @@ pub(crate) enum Fetched {
     NotModified { max_age: Option<Duration> },
 }
 
+impl Fetched {
+    /// Of a first question, to which there is no "not modified".
+    pub fn body(self, url: &Url) -> Result<Bytes, FetchError> {
+        match self {
+            Self::Fresh { body, .. } => Ok(body),
+            Self::NotModified { .. } => {
+                Err(FetchError::Unusable { url: url.clone(), cause: "304 to a first question".to_owned() })
+            }
+        }
+    }
+}
+
 /// Whether `url` may be asked at all.
 pub(crate) fn allowed(url: &Url, trust: Trust) -> Result<(), FetchError> {
     match url.scheme() {
@@ -85,13 +101,19 @@ fn is_loopback(url: &Url) -> bool {
 /// Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Client {
-    http: HyperClient<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    http: HyperClient<HttpsConnector<HttpConnector>, Full<Bytes>>,
     trust: Trust,
 }
 
 impl Client {
     /// `roots` is a PEM bundle; without it, the public CAs.
     pub fn new(roots: Option<&[u8]>, trust: Trust) -> Result<Self, TrustError> {
+        // No idle connections: fetches are minutes apart, and a connection must not outlive the runtime that made it.
+        Self::keeping(0, roots, trust)
+    }
+
+    /// As `new`, for questions that follow each other closely: up to `idle` connections are kept for the next one.
+    pub fn keeping(idle: usize, roots: Option<&[u8]>, trust: Trust) -> Result<Self, TrustError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let unreadable = |error: rustls::Error| TrustError::Unreadable(error.to_string());
         let builder = match roots {
@@ -106,8 +128,8 @@ impl Client {
             }
         };
         let connector = builder.https_or_http().enable_http1().enable_http2().build();
-        // No idle connections: fetches are minutes apart, and a connection must not outlive the runtime that made it.
-        let http = HyperClient::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
+        let mut builder = HyperClient::builder(TokioExecutor::new());
+        let http = builder.pool_max_idle_per_host(idle).pool_idle_timeout(IDLE).build(connector);
         Ok(Self { http, trust })
     }
 
@@ -124,33 +146,80 @@ impl Client {
         }
     }
 
+    /// One POST of a form. It is sent a second time if the connection breaks, for a kept one may have been closed at
+    /// that very moment: only for what may be asked twice.
+    pub async fn post(
+        &self,
+        url: &Url,
+        authorization: Option<&HeaderValue>,
+        form: String,
+        within: Duration,
+    ) -> Result<Bytes, FetchError> {
+        allowed(url, self.trust)?;
+        let form = Bytes::from(form);
+        let sent = async {
+            match self.send_form(url, authorization, form.clone()).await {
+                Err(FetchError::Connect { .. }) => self.send_form(url, authorization, form).await,
+                other => other,
+            }
+        };
+        match tokio::time::timeout(within, sent).await {
+            Ok(result) => result,
+            Err(_) => Err(FetchError::Timeout { url: url.clone(), within }),
+        }
+    }
+
+    async fn send_form(&self, url: &Url, authorization: Option<&HeaderValue>, form: Bytes) -> Result<Bytes, FetchError> {
+        let broken = |cause: String| FetchError::Connect { url: url.clone(), cause };
+        let mut request = Request::post(url.as_str())
+            .header(header::ACCEPT, "application/json")
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .header(header::USER_AGENT, USER_AGENT);
+        if let Some(value) = authorization {
+            request = request.header(header::AUTHORIZATION, value);
+        }
+        let request = request.body(Full::new(form)).map_err(|error| broken(error.to_string()))?;
+        let response = self.http.request(request).await.map_err(|error| broken(innermost(&error)))?;
+        expect_ok(url, response.status())?;
+        whole_body(url, response).await
+    }
+
     async fn exchange(&self, url: &Url, etag: Option<&str>) -> Result<Fetched, FetchError> {
         let broken = |cause: String| FetchError::Connect { url: url.clone(), cause };
         let mut request = Request::get(url.as_str())
             .header(header::ACCEPT, "application/json, application/jwk-set+json, */*;q=0.1")
-            .header(header::USER_AGENT, concat!("portcullis/", env!("CARGO_PKG_VERSION")));
+            .header(header::USER_AGENT, USER_AGENT);
         if let Some(etag) = etag {
             request = request.header(header::IF_NONE_MATCH, etag);
         }
-        let request = request.body(Empty::new()).map_err(|error| broken(error.to_string()))?;
+        let request = request.body(Full::default()).map_err(|error| broken(error.to_string()))?;
         let response = self.http.request(request).await.map_err(|error| broken(innermost(&error)))?;
         let max_age = max_age(response.headers());
         let status = response.status();
         if status == StatusCode::NOT_MODIFIED && etag.is_some() {
             return Ok(Fetched::NotModified { max_age });
         }
-        if status.is_redirection() {
-            return Err(FetchError::Redirect { url: url.clone(), status });
-        }
-        if status != StatusCode::OK {
-            return Err(FetchError::Status { url: url.clone(), status });
-        }
+        expect_ok(url, status)?;
         let etag = response.headers().get(header::ETAG).and_then(|value| value.to_str().ok()).map(Box::from);
-        match Limited::new(response.into_body(), MOST_BYTES).collect().await {
-            Ok(body) => Ok(Fetched::Fresh { body: body.to_bytes(), etag, max_age }),
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(FetchError::TooLarge { url: url.clone() }),
-            Err(error) => Err(broken(error.to_string())),
-        }
+        Ok(Fetched::Fresh { body: whole_body(url, response).await?, etag, max_age })
+    }
+}
+
+fn expect_ok(url: &Url, status: StatusCode) -> Result<(), FetchError> {
+    if status.is_redirection() {
+        return Err(FetchError::Redirect { url: url.clone(), status });
+    }
+    if status != StatusCode::OK {
+        return Err(FetchError::Status { url: url.clone(), status });
+    }
+    Ok(())
+}
+
+async fn whole_body(url: &Url, response: http::Response<hyper::body::Incoming>) -> Result<Bytes, FetchError> {
+    match Limited::new(response.into_body(), MOST_BYTES).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(FetchError::TooLarge { url: url.clone() }),
+        Err(error) => Err(FetchError::Connect { url: url.clone(), cause: error.to_string() }),
     }
 }
 

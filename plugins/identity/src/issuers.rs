@@ -2,8 +2,10 @@
 
 use crate::cache::TokenCache;
 use crate::config::IssuerConfig;
+use crate::dpop::ProofState;
+use crate::introspection::{self, Introspector};
 use crate::jwks;
-use crate::settings::{self, KeyOrigin, Settings};
+use crate::settings::{self, Compiled, KeyOrigin, Settings};
 use crate::store::{KeyStore, Outcomes};
 use portcullis_plugin::{ConfigError, Env};
 use prometheus::{IntGauge, IntGaugeVec};
@@ -18,6 +20,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// The issuers of one configuration, by name.
 pub struct Issuers {
     issuers: BTreeMap<String, Arc<Issuer>>,
+    proofs: Arc<ProofState>,
 }
 
 /// One issuer: what its tokens are held against, and its keys.
@@ -26,6 +29,7 @@ pub struct Issuer {
     settings: Settings,
     store: Arc<KeyStore>,
     cache: Option<TokenCache>,
+    introspector: Option<Arc<Introspector>>,
     gauges: Option<Arc<Gauges>>,
     started: AtomicBool,
     /// Which start of an issuer of this name it was.
@@ -46,7 +50,9 @@ impl Issuers {
                 Err(error) => Err(error.at(name.as_str()).at("issuers")),
             })
             .collect::<Result<_, _>>()?;
-        Ok(Arc::new(Self { issuers }))
+        let fresh = ProofState::new()?;
+        let proofs = env.keep("dpop", || Arc::new(fresh)).as_ref().clone();
+        Ok(Arc::new(Self { issuers, proofs }))
     }
 
     /// As [`compile`](Self::compile), but nothing will ever be fetched: `jwks` holds the keys of every issuer that has no
@@ -57,7 +63,8 @@ impl Issuers {
     pub fn offline(configs: &BTreeMap<String, IssuerConfig>, env: &Env, jwks: Option<&[u8]>) -> Result<Arc<Self>, ConfigError> {
         let mut issuers = BTreeMap::new();
         for (name, config) in configs {
-            let (settings, origin) = settings::compile(config, env).map_err(|error| error.at(name.as_str()).at("issuers"))?;
+            let compiled = settings::compile(config, env).map_err(|error| error.at(name.as_str()).at("issuers"))?;
+            let Compiled { settings, keys: origin, introspection } = compiled;
             let keys = match (origin, jwks) {
                 (KeyOrigin::File(parsed), _) => Some(parsed),
                 (KeyOrigin::Network(..), None) => None,
@@ -67,13 +74,19 @@ impl Issuers {
                 ),
             };
             let store = Arc::new(KeyStore::given(name.as_str().into(), keys));
-            issuers.insert(name.clone(), Arc::new(Issuer::new(name, settings, store, None)));
+            let introspector = introspection.map(|settings| Introspector::offline(name.as_str().into(), settings));
+            issuers.insert(name.clone(), Arc::new(Issuer::new(name, settings, store, introspector, None)));
         }
-        Ok(Arc::new(Self { issuers }))
+        Ok(Arc::new(Self { issuers, proofs: Arc::new(ProofState::new()?) }))
     }
 
     pub fn get(&self, name: &str) -> Option<Arc<Issuer>> {
         self.issuers.get(name).cloned()
+    }
+
+    /// What is remembered of DPoP proofs: one memory for all issuers and routes, over reloads.
+    pub fn proofs(&self) -> &Arc<ProofState> {
+        &self.proofs
     }
 
     /// In alphabetical order.
@@ -96,9 +109,9 @@ impl Issuers {
 
 impl Issuer {
     fn compile(name: &str, config: &IssuerConfig, env: &Env) -> Result<Self, ConfigError> {
-        let (settings, origin) = settings::compile(config, env)?;
+        let Compiled { settings, keys, introspection } = settings::compile(config, env)?;
         let gauges = Gauges::new(name, env)?;
-        let store = match origin {
+        let store = match keys {
             KeyOrigin::File(parsed) => Arc::new(KeyStore::given(name.into(), Some(parsed))),
             KeyOrigin::Network(source, identity) => {
                 let fetches = env.counter(
@@ -117,12 +130,30 @@ impl Issuer {
                 .clone()
             }
         };
-        Ok(Self::new(name, settings, store, Some(gauges)))
+        let introspector = match introspection {
+            Some(settings) => Some(Introspector::new(name.into(), settings, Some(introspection_outcomes(name, env)?))),
+            None => None,
+        };
+        Ok(Self::new(name, settings, store, introspector, Some(gauges)))
     }
 
-    fn new(name: &str, settings: Settings, store: Arc<KeyStore>, gauges: Option<Arc<Gauges>>) -> Self {
-        let cache = TokenCache::new(settings.cache);
-        Self { name: name.into(), settings, store, cache, gauges, started: AtomicBool::new(false), turn: AtomicU64::new(0) }
+    fn new(
+        name: &str,
+        settings: Settings,
+        store: Arc<KeyStore>,
+        introspector: Option<Introspector>,
+        gauges: Option<Arc<Gauges>>,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            cache: TokenCache::new(settings.cache),
+            settings,
+            store,
+            introspector: introspector.map(Arc::new),
+            gauges,
+            started: AtomicBool::new(false),
+            turn: AtomicU64::new(0),
+        }
     }
 
     /// The name in the configuration.
@@ -142,6 +173,15 @@ impl Issuer {
     /// Whether there are keys that may be used now.
     pub fn is_ready(&self) -> bool {
         self.store.usable(&self.settings.pace).is_some()
+    }
+
+    /// Whether it judges tokens that are no JWTs, by asking the issuer.
+    pub fn introspects(&self) -> bool {
+        self.introspector.is_some()
+    }
+
+    pub(crate) fn introspector(&self) -> Option<&Arc<Introspector>> {
+        self.introspector.as_ref()
     }
 
     pub(crate) fn settings(&self) -> &Settings {
@@ -180,6 +220,16 @@ impl Issuer {
             gauges.set(self.store.count(), self.store.age());
         }
     }
+}
+
+fn introspection_outcomes(name: &str, env: &Env) -> Result<introspection::Outcomes, ConfigError> {
+    let counter = env.counter(
+        "portcullis_issuer_introspections_total",
+        "Questions to an issuer about a token, by outcome (active, inactive or error).",
+        &["issuer", "outcome"],
+    )?;
+    let of = |outcome| counter.with_label_values(&[name, outcome]);
+    Ok(introspection::Outcomes { active: of("active"), inactive: of("inactive"), failed: of("error") })
 }
 
 /// Holds the issuer only for moments, so that a reload can drop it at any time.

@@ -31,6 +31,12 @@ pub(crate) struct Header {
     pub has_nonce: bool,
 }
 
+/// Whether a token is to be read here, or only by whoever issued it. The header of every JWT is a JSON object, and `{"`
+/// begins `eyJ` in base64.
+pub(crate) fn is_like_a_jwt(token: &str) -> bool {
+    token.starts_with("eyJ") && token.bytes().filter(|byte| *byte == b'.').count() == 2
+}
+
 /// What is wrong with the form of a token. Names the part, never shows it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Malformed {
@@ -51,7 +57,9 @@ pub(crate) enum Malformed {
 impl Malformed {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Parts(1) => Some("an opaque token: have the issuer give out JWT access tokens for this API"),
+            Self::Parts(1) => {
+                Some("an opaque token: configure `introspection`, or have the issuer give out JWT access tokens for this API")
+            }
             Self::Parts(5) => Some("an encrypted token (JWE): have the issuer sign without encrypting"),
             Self::TooLong(_) => Some("a token of this size often lists all groups of a user: have the issuer leave them out"),
             _ => None,
@@ -59,8 +67,17 @@ impl Malformed {
     }
 }
 
-impl<'t> Token<'t> {
-    pub fn parse(token: &'t str) -> Result<Self, Malformed> {
+/// The three parts of a signed JWT in compact form, decoded.
+pub(crate) struct Parts<'t> {
+    pub header: Vec<u8>,
+    /// What the signature covers.
+    pub signed: &'t str,
+    pub payload: Vec<u8>,
+    pub signature: Vec<u8>,
+}
+
+impl<'t> Parts<'t> {
+    pub fn split(token: &'t str) -> Result<Self, Malformed> {
         if token.len() > MOST_BYTES {
             return Err(Malformed::TooLong(token.len()));
         }
@@ -72,11 +89,18 @@ impl<'t> Token<'t> {
         let signed = token.get(..header.len() + 1 + payload.len()).unwrap_or_default();
         let decode = |part, text| base64url(text).map_err(|_| Malformed::Base64(part));
         Ok(Self {
-            header: Header::parse(&decode("header", header)?)?,
+            header: decode("header", header)?,
             signed,
             payload: decode("payload", payload)?,
             signature: decode("signature", signature)?,
         })
+    }
+}
+
+impl<'t> Token<'t> {
+    pub fn parse(token: &'t str) -> Result<Self, Malformed> {
+        let Parts { header, signed, payload, signature } = Parts::split(token)?;
+        Ok(Self { header: Header::parse(&header)?, signed, payload, signature })
     }
 
     pub fn claims(&self) -> Result<Map<String, Value>, Malformed> {
@@ -105,7 +129,7 @@ pub(crate) fn base64url(text: &str) -> Result<Vec<u8>, base64::DecodeError> {
     URL_SAFE_NO_PAD.decode(text)
 }
 
-fn object(part: &'static str, bytes: &[u8]) -> Result<Map<String, Value>, Malformed> {
+pub(crate) fn object(part: &'static str, bytes: &[u8]) -> Result<Map<String, Value>, Malformed> {
     match serde_json::from_slice(bytes) {
         Ok(StrictJson(Value::Object(members))) => Ok(members),
         Ok(_) => Err(Malformed::NotAnObject(part)),

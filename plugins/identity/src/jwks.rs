@@ -126,6 +126,29 @@ pub(crate) fn parse(bytes: &[u8], issuer: &str) -> Result<Parsed, JwksError> {
     Ok(parsed)
 }
 
+/// The public key that a DPoP proof brings along (RFC 9449, section 4.2), with its thumbprint (RFC 7638).
+pub(crate) fn embedded(jwk: &Value) -> Result<(Key, [u8; 32]), &'static str> {
+    const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
+    let members = jwk.as_object().ok_or("`jwk` is not an object")?;
+    if PRIVATE.iter().any(|name| members.contains_key(*name)) {
+        return Err("it has a private or symmetric part, which is now known to others");
+    }
+    let text = |name: &'static str| members.get(name).and_then(Value::as_str).unwrap_or_default();
+    let required: &[&'static str] = match text("kty") {
+        "RSA" => &["e", "kty", "n"],
+        "EC" => &["crv", "kty", "x", "y"],
+        "OKP" => &["crv", "kty", "x"],
+        _ => return Err("its `kty` is not supported"),
+    };
+    let key = read(RawKey::deserialize(jwk).map_err(|_| "a member has the wrong type")?, "")?;
+    // In the order of their names, without spaces. `read` has seen that each is of characters that JSON does not escape.
+    let canonical: Vec<String> = required.iter().map(|name| format!("\"{name}\":\"{}\"", text(name))).collect();
+    let hash = digest::digest(&digest::SHA256, format!("{{{}}}", canonical.join(",")).as_bytes());
+    let mut thumbprint = [0; 32];
+    thumbprint.iter_mut().zip(hash.as_ref()).for_each(|(to, from)| *to = *from);
+    Ok((key, thumbprint))
+}
+
 /// Two different keys of one family under one id: which is meant cannot be known, so neither is used. The same key
 /// twice is one key.
 fn drop_ambiguous(parsed: &mut Parsed) {
@@ -163,6 +186,7 @@ fn read(raw: RawKey, issuer: &str) -> Result<Key, &'static str> {
         ("RSA", _) => rsa(raw.n.as_deref(), raw.e.as_deref())?,
         ("EC", Some("P-256")) => (Family::P256, Material::Point(point(&raw.x, &raw.y, 32)?)),
         ("EC", Some("P-384")) => (Family::P384, Material::Point(point(&raw.x, &raw.y, 48)?)),
+        ("EC", Some("P-521")) => (Family::P521, Material::Point(point(&raw.x, &raw.y, 66)?)),
         ("OKP", Some("Ed25519")) => (Family::Ed25519, Material::Point(octets(&raw.x)?)),
         ("EC" | "OKP", _) => return Err("its curve is not supported"),
         ("oct", _) => return Err("it is symmetric"),
@@ -196,6 +220,7 @@ impl Material {
                 let scheme: &'static dyn crypto::VerificationAlgorithm = match algorithm {
                     Algorithm::Es256 => &crypto::ECDSA_P256_SHA256_FIXED,
                     Algorithm::Es384 => &crypto::ECDSA_P384_SHA384_FIXED,
+                    Algorithm::Es512 => &crypto::ECDSA_P521_SHA512_FIXED,
                     _ => &crypto::ED25519,
                 };
                 ParsedPublicKey::new(scheme, point).map_err(|_| "it is not a point on its curve")
@@ -290,7 +315,7 @@ mod tests {
             (&ec, json!({ "alg": "ES384" }), "does not fit"),
             (&ec, json!({ "alg": "HS256" }), "not a supported"),
             (&ec, json!({ "d": "AA" }), "private"),
-            (&ec, json!({ "crv": "P-521" }), "curve"),
+            (&ec, json!({ "crv": "P-521" }), "does not fit"),
             (&ec, json!({ "crv": "secp256k1" }), "curve"),
             (&ec, json!({ "x": b64([1; 32]) }), "not a point"),
             (&ec, json!({ "x": b64([1; 33]) }), "too long"),

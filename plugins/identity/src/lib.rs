@@ -6,8 +6,10 @@
 //! - [`issuers`]: the issuers of a configuration, and the tasks that keep their keys fresh
 //! - `jose`: a token's three parts, read strictly
 //! - `claims`: each check of what a token says, and `hints`: what probably went wrong
+//! - [`binding`] and [`dpop`]: tokens that only their sender may use (RFC 8705, RFC 9449)
 //! - `store`: an issuer's keys, when to ask for them again, and how old they may be; on top of `fetch` (the one HTTP
 //!   client), `discovery`, `jwks` and `keyset` (what was answered), and `pace` (budgets and back-off)
+//! - `introspection`: asking the issuer about a token, and `opaque`: the verdict on its answer
 //! - [`verify`]: the verdict on a token, with the cache of verified ones
 //! - `mapping`: from claims to a principal
 //! - [`certificate`]: the verdict on a client certificate, with the names in it as RFC 4514 writes them
@@ -17,18 +19,23 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod algorithm;
+mod asking;
+pub mod binding;
 mod cache;
 pub mod certificate;
 mod claims;
 pub mod config;
 mod discovery;
+pub mod dpop;
 mod fetch;
 mod hints;
+mod introspection;
 pub mod issuers;
 mod jose;
 mod jwks;
 mod keyset;
 mod mapping;
+mod opaque;
 mod pace;
 mod settings;
 mod store;
@@ -39,6 +46,7 @@ mod weak_rsa;
 mod tests;
 
 pub use algorithm::Algorithm;
-pub use config::{ClaimPaths, IssuerConfig, IssuerKind, TokenType};
+pub use binding::Binding;
+pub use config::{ClaimPaths, IntrospectionConfig, IssuerConfig, IssuerKind, TokenType};
 pub use issuers::{Issuer, Issuers};
-pub use verify::{Verification, VerifiedToken};
+pub use verify::{Obtained, Verification, VerifiedToken};

@@ -33,6 +33,8 @@ enum Places {
     First(Vec<Path>),
     /// Whatever stands in any.
     All(Vec<Path>),
+    /// `sub`; without it the client, if no user is named.
+    SubjectOrClient,
 }
 
 impl Places {
@@ -44,6 +46,10 @@ impl Places {
         match self {
             Self::First(paths) => paths.iter().find_map(|path| path.get(claims)).into_iter().collect(),
             Self::All(paths) => paths.iter().filter_map(|path| path.get(claims)).collect(),
+            Self::SubjectOrClient => {
+                let client = || claims.get("client_id").filter(|_| !claims.contains_key("username"));
+                claims.get("sub").or_else(client).into_iter().collect()
+            }
         }
     }
 
@@ -160,6 +166,24 @@ impl Mapping {
         }
     }
 
+    /// For what an issuer answers about a token (RFC 7662): whatever the product, scopes and client have standard names
+    /// there. Without a `sub`, the token belongs to the client, unless the answer names a user: then who it is must be
+    /// configured, for a user name may change hands. Places that are configured stay the only ones.
+    pub fn of_answers(&self, overrides: &ClaimPaths) -> Self {
+        let mut mapping = self.clone();
+        for (given, place, name) in
+            [(&overrides.scopes, &mut mapping.scopes, "scope"), (&overrides.client_id, &mut mapping.client_id, "client_id")]
+        {
+            if let (None, Places::First(paths)) = (given, place) {
+                paths.push(Path::claim(name));
+            }
+        }
+        if overrides.subject.is_none() {
+            mapping.subject = Places::SubjectOrClient;
+        }
+        mapping
+    }
+
     /// The value, whatever it is; whether it can be a subject is judged with the other claims.
     pub fn subject<'c>(&self, claims: &'c Claims) -> Option<&'c Value> {
         self.subject.text(claims)
@@ -167,8 +191,14 @@ impl Mapping {
 
     /// Names of the places that were looked at, for a finding.
     pub fn subject_places(&self) -> String {
-        let (Places::First(paths) | Places::All(paths)) = &self.subject;
-        paths.iter().map(|path| path.0.join(".")).collect::<Vec<_>>().join(" or ")
+        match &self.subject {
+            Places::First(paths) | Places::All(paths) => {
+                paths.iter().map(|path| path.0.join(".")).collect::<Vec<_>>().join(" or ")
+            }
+            Places::SubjectOrClient => {
+                "`sub`, or `client_id` if there is no `username` (`claims.subject` names another)".to_owned()
+            }
+        }
     }
 
     pub fn client_id(&self, claims: &Claims) -> Option<Arc<str>> {

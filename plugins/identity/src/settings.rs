@@ -1,8 +1,10 @@
 //! An issuer's configuration, checked and taken apart: nothing is decoded per request.
 
 use crate::algorithm::Algorithm;
+use crate::asking;
 use crate::config::{IssuerConfig, IssuerKind, TokenType};
 use crate::fetch::{self, Client, Trust};
+use crate::introspection;
 use crate::jwks;
 use crate::mapping::Mapping;
 use crate::pace::Pace;
@@ -37,8 +39,15 @@ pub(crate) enum KeyOrigin {
     File(jwks::Parsed),
 }
 
+/// An issuer, checked.
+pub(crate) struct Compiled {
+    pub settings: Settings,
+    pub keys: KeyOrigin,
+    pub introspection: Option<introspection::Settings>,
+}
+
 /// Checks everything. Takes the configuration apart field by field, so that a new key cannot be forgotten.
-pub(crate) fn compile(config: &IssuerConfig, env: &Env) -> Result<(Settings, KeyOrigin), ConfigError> {
+pub(crate) fn compile(config: &IssuerConfig, env: &Env) -> Result<Compiled, ConfigError> {
     let IssuerConfig {
         issuer,
         audiences,
@@ -59,6 +68,7 @@ pub(crate) fn compile(config: &IssuerConfig, env: &Env) -> Result<(Settings, Key
         max_wait,
         refetch_interval,
         cache,
+        introspection,
     } = config;
 
     if issuer.trim() != issuer || issuer.is_empty() {
@@ -95,10 +105,20 @@ pub(crate) fn compile(config: &IssuerConfig, env: &Env) -> Result<(Settings, Key
         ("refetch_interval", refetch_interval),
     ];
     let pace = pace(&paces, *kind)?;
-    let origin = match jwks_file {
+    let asked = match introspection {
+        Some(raw) => {
+            let compiled = asking::compile(raw, &network, &pace, &mapping.of_answers(claims), env);
+            Some(compiled.map_err(|error| error.at("introspection"))?)
+        }
+        None => None,
+    };
+    let keys = match jwks_file {
         Some(path) => {
-            network.refuse_all("jwks_file")?;
-            if let Some((key, _)) = paces.iter().find(|(_, value)| value.is_some()) {
+            // Asking about tokens still needs a network.
+            let idle =
+                |key: &str| asked.is_none() || !matches!(key, "ca" | "insecure_http" | "discovery" | "timeout" | "max_wait");
+            network.refuse_all("jwks_file", idle)?;
+            if let Some((key, _)) = paces.iter().find(|(key, value)| value.is_some() && idle(key)) {
                 return Err(ConfigError::new(format!("`{key}` has no effect with `jwks_file`: nothing is fetched")).at(*key));
             }
             let bytes = env.read(path).map_err(|error| error.at("jwks_file"))?;
@@ -119,7 +139,7 @@ pub(crate) fn compile(config: &IssuerConfig, env: &Env) -> Result<(Settings, Key
         pace,
         cache: cache.0,
     };
-    Ok((settings, origin))
+    Ok(Compiled { settings, keys, introspection: asked })
 }
 
 fn pace(given: &[(&'static str, &Option<TimeSpan>); 6], kind: IssuerKind) -> Result<Pace, ConfigError> {
@@ -155,8 +175,8 @@ fn pace(given: &[(&'static str, &Option<TimeSpan>); 6], kind: IssuerKind) -> Res
 }
 
 /// The keys that say where and how to fetch.
-struct Network<'a> {
-    issuer: &'a str,
+pub(crate) struct Network<'a> {
+    pub issuer: &'a str,
     discovery: &'a Option<String>,
     jwks_uri: &'a Option<String>,
     ca: &'a Option<String>,
@@ -164,14 +184,15 @@ struct Network<'a> {
 }
 
 impl Network<'_> {
-    fn refuse_all(&self, beside: &str) -> Result<(), ConfigError> {
+    /// The keys of which `idle` says that they would have no effect.
+    fn refuse_all(&self, beside: &str, idle: impl Fn(&str) -> bool) -> Result<(), ConfigError> {
         let given = [
             ("discovery", self.discovery.is_some()),
             ("jwks_uri", self.jwks_uri.is_some()),
             ("ca", self.ca.is_some()),
             ("insecure_http", self.insecure_http),
         ];
-        match given.iter().find(|(_, given)| *given) {
+        match given.iter().find(|(key, given)| *given && idle(key)) {
             Some((key, _)) => {
                 Err(ConfigError::new(format!("`{key}` has no effect with `{beside}`: nothing is fetched")).at(*key))
             }
@@ -180,20 +201,16 @@ impl Network<'_> {
     }
 
     fn compile(self, env: &Env) -> Result<KeyOrigin, ConfigError> {
-        let trust = if self.insecure_http { Trust::AnyHttp } else { Trust::LoopbackHttp };
         let (key, text) = match (self.jwks_uri, self.discovery) {
             (Some(_), Some(_)) => {
                 return Err(ConfigError::new("`discovery` has no effect with `jwks_uri`").at("discovery"));
             }
             (Some(uri), None) => ("jwks_uri", uri.clone()),
-            (None, Some(uri)) => ("discovery", uri.clone()),
-            (None, None) => ("issuer", format!("{}{WELL_KNOWN}", self.issuer.trim_end_matches('/'))),
+            (None, _) => self.document(),
         };
-        let url = self.address(key, &text, trust)?;
-        let roots = match self.ca {
-            None => None,
-            Some(path) => Some(env.read(path).map_err(|error| error.at("ca"))?),
-        };
+        let trust = self.trust();
+        let url = self.address(key, &text)?;
+        let roots = self.roots(env)?;
         let client = Client::new(roots.as_deref(), trust)
             .map_err(|error| ConfigError::new(format!("the CAs cannot be used: {error}")).at("ca"))?;
         let source = if key == "jwks_uri" {
@@ -205,12 +222,28 @@ impl Network<'_> {
         Ok(KeyOrigin::Network(Box::new(source), identity))
     }
 
-    fn address(&self, key: &'static str, text: &str, trust: Trust) -> Result<Url, ConfigError> {
+    pub(crate) fn trust(&self) -> Trust {
+        if self.insecure_http { Trust::AnyHttp } else { Trust::LoopbackHttp }
+    }
+
+    pub(crate) fn roots(&self, env: &Env) -> Result<Option<Vec<u8>>, ConfigError> {
+        self.ca.as_ref().map(|path| env.read(path).map_err(|error| error.at("ca"))).transpose()
+    }
+
+    /// Where the discovery document is, and the key that says so.
+    pub(crate) fn document(&self) -> (&'static str, String) {
+        match self.discovery {
+            Some(uri) => ("discovery", uri.clone()),
+            None => ("issuer", format!("{}{WELL_KNOWN}", self.issuer.trim_end_matches('/'))),
+        }
+    }
+
+    pub(crate) fn address(&self, key: &'static str, text: &str) -> Result<Url, ConfigError> {
         let url = Url::parse(text).map_err(|_| {
             let error = ConfigError::new(format!("`{text}` is not an address that keys can be fetched from")).at(key);
             if key == "issuer" { error.help("give `jwks_uri`, `discovery` or `jwks_file`") } else { error }
         })?;
-        fetch::allowed(&url, trust).map_err(|refused| {
+        fetch::allowed(&url, self.trust()).map_err(|refused| {
             ConfigError::new(refused.to_string())
                 .help("use https://; or say `insecure_http: true` if the network between is yours alone")
                 .at(key)

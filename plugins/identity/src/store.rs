@@ -324,13 +324,11 @@ impl KeyStore {
                 other => other.clone(),
             }
         };
-        let read = match client.get(document, None, pace.timeout).await {
-            Ok(Fetched::Fresh { body, .. }) => discovery::keys_address(&body, document, issuer, client.trust()),
-            Ok(Fetched::NotModified { .. }) => {
-                Err(FetchError::Unusable { url: document.clone(), cause: "304 to a first question".to_owned() })
-            }
-            Err(error) => Err(error),
-        };
+        let read = client
+            .get(document, None, pace.timeout)
+            .await
+            .and_then(|fetched| fetched.body(document))
+            .and_then(|body| discovery::keys_address(&body, document, issuer, client.trust()));
         match (read, known) {
             (Ok(keys), _) => {
                 let read_at = self.clock.now();

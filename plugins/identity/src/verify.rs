@@ -11,10 +11,14 @@
 //! for keys. So old tokens cause no fetches, and an issuer's outage turns no expired token into a 503.
 
 use crate::algorithm::Algorithm;
+use crate::binding::Binding;
 use crate::claims::{self, Judgement, Read};
+use crate::introspection::Told;
 use crate::issuers::Issuer;
 use crate::jose::{self, Header, Malformed, Token};
 use crate::keyset::{Lookup, Wanted};
+use crate::mapping::Mapping;
+use crate::opaque;
 use futures::future::BoxFuture;
 use portcullis_plugin::reason::{self, ReasonCode};
 use portcullis_plugin::{Exchange, Finding, Principal};
@@ -26,9 +30,20 @@ use std::time::SystemTime;
 pub enum Verification {
     Verified(Arc<VerifiedToken>),
     Refused(ReasonCode),
-    /// Keys must be fetched first. Await it (it ends within the issuer's `max_wait`, whatever comes), then call
-    /// [`Issuer::verify_after_wait`], which never waits again. Nothing has been recorded yet.
-    Wait(BoxFuture<'static, ()>),
+    /// The issuer must be asked first. Await it (it ends within the issuer's `max_wait` for each of keys and token,
+    /// whatever comes), then call [`Issuer::verify_after_wait`] (or its `bound` twin), which never waits again. Nothing has
+    /// been recorded yet.
+    Wait(BoxFuture<'static, Obtained>),
+}
+
+/// What was waited for.
+#[derive(Default)]
+pub struct Obtained(Option<Told>);
+
+impl Obtained {
+    pub(crate) fn told(told: Told) -> Self {
+        Self(Some(told))
+    }
 }
 
 /// A token that is good for its issuer. What a route asks of it beyond that is the filter's business.
@@ -39,6 +54,7 @@ pub struct VerifiedToken {
     groups_unknown: bool,
     expires_at: SystemTime,
     not_before: Option<SystemTime>,
+    binding: Option<Binding>,
 }
 
 impl VerifiedToken {
@@ -60,6 +76,21 @@ impl VerifiedToken {
 
     pub fn expires_at(&self) -> SystemTime {
         self.expires_at
+    }
+
+    /// What the sender of this token has to prove with each request; `None` if whoever has the token may use it.
+    pub fn binding(&self) -> Option<&Binding> {
+        self.binding.as_ref()
+    }
+
+    /// For callers that check no proofs.
+    fn refuse_bound(&self, exchange: &mut Exchange) -> Result<(), ReasonCode> {
+        let Some(binding) = &self.binding else { return Ok(()) };
+        exchange.check("binding", reason::TOKEN_BINDING_MISMATCH, false, || {
+            Finding::new("a token that is not bound", format!("a token bound to {binding}"))
+                .hint("nothing here checks the proof, and without it the token may be stolen")
+        });
+        Err(reason::TOKEN_BINDING_MISMATCH)
     }
 
     pub(crate) fn not_before(&self) -> Option<SystemTime> {
@@ -90,48 +121,107 @@ enum KeyVerdict {
 impl Issuer {
     /// Judges a token as it stands in `Authorization: Bearer`, without the scheme. Failed checks go to `exchange`, passed
     /// ones too if it is explaining. The principal is not set; that is for the filter, when its own rules have passed.
+    ///
+    /// A token that only its sender may use (`cnf`) is refused: see [`verify_bound`](Self::verify_bound).
     pub fn verify(self: &Arc<Self>, token: &str, exchange: &mut Exchange) -> Verification {
-        match self.judge(token, exchange, Attempt::First) {
-            Outcome::Decided(Ok(verified)) => Verification::Verified(verified),
-            Outcome::Decided(Err(reason)) => Verification::Refused(reason),
-            Outcome::NeedsKey(wanted) => {
+        match self.verify_bound(token, exchange) {
+            Verification::Verified(verified) => match verified.refuse_bound(exchange) {
+                Ok(()) => Verification::Verified(verified),
+                Err(reason) => Verification::Refused(reason),
+            },
+            other => other,
+        }
+    }
+
+    /// As [`verify_bound_after_wait`](Self::verify_bound_after_wait), and refuses bound tokens.
+    ///
+    /// # Errors
+    /// The reason of the refusal.
+    pub fn verify_after_wait(
+        &self,
+        token: &str,
+        obtained: Obtained,
+        exchange: &mut Exchange,
+    ) -> Result<Arc<VerifiedToken>, ReasonCode> {
+        let verified = self.verify_bound_after_wait(token, obtained, exchange)?;
+        verified.refuse_bound(exchange)?;
+        Ok(verified)
+    }
+
+    /// As [`verify`](Self::verify), but a bound token is good too. Whoever calls this **must** look at
+    /// [`VerifiedToken::binding`], and refuse the request if it does not prove what is asked for there.
+    pub fn verify_bound(self: &Arc<Self>, token: &str, exchange: &mut Exchange) -> Verification {
+        let asked = self.introspector();
+        if let Some(asked) = asked.filter(|_| !jose::is_like_a_jwt(token)) {
+            return self.verify_opaque(asked, token, exchange);
+        }
+        let asked = asked.filter(|asked| asked.settings().all);
+        let (outcome, judgement) = self.judge(token, exchange, Attempt::First);
+        match (outcome, asked) {
+            (Outcome::Decided(Ok(verified)), Some(asked)) => self.confirm(asked, token, exchange, judgement, verified),
+            (Outcome::Decided(decided), _) => {
+                judgement.record(exchange);
+                decided.into()
+            }
+            (Outcome::NeedsKey(wanted), asked) => {
                 let (store, pace) = (Arc::clone(self.store()), self.settings().pace.clone());
+                let asked = asked.map(|asked| (Arc::clone(asked), Box::from(token)));
                 Verification::Wait(Box::pin(async move {
                     let within = pace.max_wait;
                     // Too late is told by the second look, which finds no key.
                     let _ = tokio::time::timeout(within, store.obtain(wanted, pace)).await;
+                    match asked {
+                        Some((asked, token)) => Obtained::told(asked.ask(token).await),
+                        None => Obtained::default(),
+                    }
                 }))
             }
         }
     }
 
-    /// As [`verify`](Self::verify), with the keys of now.
+    /// As [`verify_bound`](Self::verify_bound), with the keys of now and what was obtained for this very token.
     ///
     /// # Errors
     /// The reason of the refusal.
-    pub fn verify_after_wait(&self, token: &str, exchange: &mut Exchange) -> Result<Arc<VerifiedToken>, ReasonCode> {
-        match self.judge(token, exchange, Attempt::Last) {
-            Outcome::Decided(result) => result,
+    pub fn verify_bound_after_wait(
+        &self,
+        token: &str,
+        obtained: Obtained,
+        exchange: &mut Exchange,
+    ) -> Result<Arc<VerifiedToken>, ReasonCode> {
+        let told = || obtained.0.unwrap_or_else(|| Err("nothing was asked".into()));
+        let asked = self.introspector();
+        if let Some(asked) = asked.filter(|_| !jose::is_like_a_jwt(token)) {
+            return self.verify_opaque_after_wait(asked, &told(), exchange);
+        }
+        let (outcome, judgement) = self.judge(token, exchange, Attempt::Last);
+        match outcome {
+            Outcome::Decided(Ok(verified)) if asked.is_some_and(|asked| asked.settings().all) => {
+                opaque::confirmed(&told(), exchange, judgement, verified)
+            }
+            Outcome::Decided(decided) => {
+                judgement.record(exchange);
+                decided
+            }
             // The last look never asks for more; if it did, the door stays closed.
             Outcome::NeedsKey(_) => Err(reason::ISSUER_UNAVAILABLE),
         }
     }
 
-    fn judge(&self, token: &str, exchange: &mut Exchange, attempt: Attempt) -> Outcome {
+    fn judge(&self, token: &str, exchange: &Exchange, attempt: Attempt) -> (Outcome, Judgement) {
         let now = exchange.now();
         let removals = self.store().removals();
         let cache = self.cache().filter(|_| !exchange.explaining());
         // Keys that are too old decide nothing, also not through what they verified before.
         let usable = self.store().usable(&self.settings().pace).is_some();
         if let Some(verified) = cache.filter(|_| usable).and_then(|cache| cache.get(token, removals, now)) {
-            return Outcome::Decided(Ok(verified));
+            return (Outcome::Decided(Ok(verified)), Judgement::new(false));
         }
 
         let mut judgement = Judgement::new(exchange.explaining());
         let outcome = self.examine(token, now, attempt, &mut judgement);
-        match outcome {
+        let outcome = match outcome {
             Examined::Good(verified) => {
-                judgement.record(exchange);
                 if let Some(cache) = cache.filter(|_| now < verified.expires_at()) {
                     cache.insert(token, &verified, removals);
                 }
@@ -140,11 +230,10 @@ impl Issuer {
             Examined::NeedsKey(wanted) => Outcome::NeedsKey(wanted),
             Examined::Bad => {
                 // A refusal without a failed check cannot be; if it were, it would still be a refusal.
-                let reason = judgement.reason().unwrap_or(reason::TOKEN_MALFORMED);
-                judgement.record(exchange);
-                Outcome::Decided(Err(reason))
+                Outcome::Decided(Err(judgement.reason().unwrap_or(reason::TOKEN_MALFORMED)))
             }
-        }
+        };
+        (outcome, judgement)
     }
 
     fn examine(&self, text: &str, now: SystemTime, attempt: Attempt, judgement: &mut Judgement) -> Examined {
@@ -277,23 +366,38 @@ impl Issuer {
     }
 
     fn accept(&self, claims: Map<String, Value>, read: Read) -> Examined {
-        let (Some(subject), Some(expires_at)) = (read.subject, read.expires_at) else { return Examined::Bad };
-        let mapping = &self.settings().mapping;
+        let Some(expires_at) = read.expires_at else { return Examined::Bad };
+        match self.principal_of(claims, read, &self.settings().mapping, expires_at) {
+            Some(verified) => Examined::Good(verified),
+            None => Examined::Bad,
+        }
+    }
+
+    /// `until`: the end of what is known, where the claims name none.
+    pub(crate) fn principal_of(
+        &self,
+        claims: Map<String, Value>,
+        read: Read,
+        mapping: &Mapping,
+        until: SystemTime,
+    ) -> Option<Arc<VerifiedToken>> {
+        let subject = read.subject?;
         let mut principal = Principal::new("bearer", Arc::<str>::from(subject));
         principal.issuer = Some(Arc::clone(&self.settings().issuer));
         principal.client_id = mapping.client_id(&claims);
         principal.scopes = mapping.scopes(&claims);
         principal.roles = mapping.roles(&claims);
         principal.groups = mapping.groups(&claims);
-        principal.expires_at = Some(expires_at);
+        principal.expires_at = read.expires_at;
         let groups_unknown = claims::groups_unknown(&claims);
         principal.claims = Arc::new(claims);
-        Examined::Good(Arc::new(VerifiedToken {
+        Some(Arc::new(VerifiedToken {
             principal: Arc::new(principal),
             audiences: read.audiences,
             groups_unknown,
-            expires_at,
+            expires_at: until,
             not_before: read.not_before,
+            binding: read.binding,
         }))
     }
 }

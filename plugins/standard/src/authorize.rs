@@ -33,7 +33,7 @@
 //! A denial is 403, for a caller who is known or where nobody needs to be. It is 401 with a challenge if the rule asks
 //! about the principal and the request has none (a filter with `optional: true` let it pass): credentials would help.
 
-use crate::bearer::Challenge;
+use crate::bearer::{Challenge, TokenScheme};
 use crate::expression::Expression;
 use crate::text::{first_few, given};
 use portcullis_plugin::units::OneOrMany;
@@ -217,7 +217,7 @@ impl Authorize {
             return Verdict::Deny(denial);
         }
         // RFC 9110, section 15.5.2: a 401 has a challenge. Without credentials, RFC 6750 names no error.
-        let challenge = Challenge { realm: request.host(), error: None, scope: None };
+        let challenge = Challenge { scheme: TokenScheme::Bearer, realm: request.host(), error: None, scope: None, algs: None };
         Verdict::Deny(denial.status(401).header("www-authenticate", challenge.to_string()))
     }
 }

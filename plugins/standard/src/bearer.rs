@@ -1,19 +1,49 @@
-//! Bearer tokens in HTTP (RFC 6750): where they may stand, and how a refusal is worded.
+//! Access tokens in HTTP (RFC 6750, and RFC 9449 for the DPoP scheme): where they may stand, and how a refusal is worded.
 
 use portcullis_plugin::{Headers, RequestHead};
 
-/// The bearer token of a request, once `oidc` has verified it and taken it out of the request's headers. It has no
-/// `Debug`, so that it ends up in no log.
-pub(crate) struct VerifiedToken(String);
+/// How a token was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TokenScheme {
+    Bearer,
+    /// With a proof of possession (RFC 9449).
+    Dpop,
+}
+
+impl TokenScheme {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Bearer => "Bearer",
+            Self::Dpop => "DPoP",
+        }
+    }
+
+    fn of(name: &[u8]) -> Option<Self> {
+        [Self::Bearer, Self::Dpop].into_iter().find(|scheme| scheme.name().as_bytes().eq_ignore_ascii_case(name))
+    }
+}
+
+/// The token of a request, once `oidc` has verified it and taken it out of the request's headers, with what its sender
+/// has proven. It has no `Debug`, so that it ends up in no log.
+#[derive(Clone)]
+pub(crate) struct VerifiedToken {
+    token: String,
+    scheme: TokenScheme,
+}
 
 impl VerifiedToken {
-    pub(crate) fn new(token: String) -> Self {
-        Self(token)
+    /// A token of the scheme `Dpop` only together with a good proof.
+    pub(crate) fn new(token: String, scheme: TokenScheme) -> Self {
+        Self { token, scheme }
     }
 
     /// For the upstream, and for another filter that verifies it.
     pub(crate) fn expose(&self) -> &str {
-        &self.0
+        &self.token
+    }
+
+    pub(crate) fn scheme(&self) -> TokenScheme {
+        self.scheme
     }
 }
 
@@ -21,7 +51,7 @@ impl VerifiedToken {
 #[derive(PartialEq, Eq)]
 pub(crate) enum Presented<'a> {
     Nothing,
-    Token(&'a str),
+    Token(TokenScheme, &'a str),
     /// Another scheme; the text says which, if it is a known one.
     OtherScheme(&'static str),
     /// What is wrong; never the value.
@@ -39,12 +69,10 @@ pub(crate) fn read(headers: &Headers) -> Presented<'_> {
         // Without a scheme, the whole value may be a secret: nothing of it is repeated.
         return Presented::OtherScheme("an Authorization header without the Bearer scheme");
     };
-    if !scheme.eq_ignore_ascii_case(b"bearer") {
-        return Presented::OtherScheme(known_scheme(scheme));
-    }
+    let Some(scheme) = TokenScheme::of(scheme) else { return Presented::OtherScheme(known_scheme(scheme)) };
     let token = rest.trim_ascii_start();
     if token.is_empty() {
-        return Presented::Malformed("no token after `Bearer`");
+        return Presented::Malformed("no token after the scheme");
     }
     // b64token of RFC 6750, section 2.1: no comma, no quote, no second word.
     let body = token.iter().position(|b| *b == b'=').unwrap_or(token.len());
@@ -53,14 +81,16 @@ pub(crate) fn read(headers: &Headers) -> Presented<'_> {
     let text = std::str::from_utf8(token)
         .ok()
         .filter(|_| !body.is_empty() && body.iter().all(good) && padding.iter().all(|b| *b == b'='));
-    text.map_or(Presented::Malformed("characters that no token has (RFC 6750, section 2.1)"), Presented::Token)
+    text.map_or(Presented::Malformed("characters that no token has (RFC 6750, section 2.1)"), |token| {
+        Presented::Token(scheme, token)
+    })
 }
 
-/// The scheme and what follows its first space. A lone `Bearer` is the scheme without a token.
+/// The scheme and what follows its first space. A lone `Bearer` or `DPoP` is the scheme without a token.
 fn split_scheme(value: &[u8]) -> Option<(&[u8], &[u8])> {
     match value.iter().position(|b| *b == b' ') {
         Some(space) => Some((value.get(..space)?, value.get(space + 1..)?)),
-        None if value.eq_ignore_ascii_case(b"bearer") => Some((value, b"")),
+        None if TokenScheme::of(value).is_some() => Some((value, b"")),
         None => None,
     }
 }
@@ -69,7 +99,6 @@ fn known_scheme(scheme: &[u8]) -> &'static str {
     const KNOWN: &[(&str, &str)] = &[
         ("basic", "an Authorization header with the Basic scheme"),
         ("digest", "an Authorization header with the Digest scheme"),
-        ("dpop", "an Authorization header with the DPoP scheme"),
         ("negotiate", "an Authorization header with the Negotiate scheme"),
     ];
     KNOWN
@@ -78,10 +107,10 @@ fn known_scheme(scheme: &[u8]) -> &'static str {
         .map_or("an Authorization header with another scheme", |(_, text)| text)
 }
 
-/// Removes every bearer token from `Authorization`; other schemes stay.
+/// Removes every access token from `Authorization`; other schemes stay.
 pub(crate) fn remove(headers: &mut Headers) {
-    let is_bearer = |value: &[u8]| split_scheme(value).is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer"));
-    headers.retain(|name, value| !(name.eq_ignore_ascii_case("authorization") && is_bearer(value)));
+    let is_token = |value: &[u8]| split_scheme(value).is_some_and(|(scheme, _)| TokenScheme::of(scheme).is_some());
+    headers.retain(|name, value| !(name.eq_ignore_ascii_case("authorization") && is_token(value)));
 }
 
 /// Where a client put its token instead of in `Authorization`, for a hint. Names a place, never a value.
@@ -127,23 +156,29 @@ fn is_like_a_jwt(value: &[u8]) -> bool {
 
 /// A `WWW-Authenticate` value. What the client learns is one of a few fixed sentences, and never a value.
 pub(crate) struct Challenge<'a> {
+    pub(crate) scheme: TokenScheme,
     /// The host that was asked: it is what the client named itself.
     pub(crate) realm: &'a str,
     /// `error` and `error_description` of RFC 6750, section 3.1; none if there were no credentials at all.
     pub(crate) error: Option<(&'static str, &'static str)>,
     /// The scopes needed, separated by spaces; only for `insufficient_scope`.
     pub(crate) scope: Option<&'a str>,
+    /// The algorithms that a proof may be signed with, separated by spaces (RFC 9449, section 7.1).
+    pub(crate) algs: Option<&'a str>,
 }
 
 impl std::fmt::Display for Challenge<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let realm: String = self.realm.chars().filter(|c| c.is_ascii_graphic() && !matches!(c, '"' | '\\')).collect();
-        write!(f, "Bearer realm=\"{realm}\"")?;
+        write!(f, "{} realm=\"{realm}\"", self.scheme.name())?;
         if let Some((error, description)) = self.error {
             write!(f, ", error=\"{error}\", error_description=\"{description}\"")?;
         }
-        match self.scope {
-            Some(scope) => write!(f, ", scope=\"{scope}\""),
+        if let Some(scope) = self.scope {
+            write!(f, ", scope=\"{scope}\"")?;
+        }
+        match self.algs {
+            Some(algs) => write!(f, ", algs=\"{algs}\""),
             None => Ok(()),
         }
     }
@@ -157,7 +192,8 @@ mod tests {
     fn presented(value: &str) -> String {
         match read(&headers(&[("Authorization", value)])) {
             Presented::Nothing => "nothing".into(),
-            Presented::Token(token) => format!("token {token}"),
+            Presented::Token(TokenScheme::Bearer, token) => format!("token {token}"),
+            Presented::Token(TokenScheme::Dpop, token) => format!("dpop token {token}"),
             Presented::OtherScheme(what) => format!("other: {what}"),
             Presented::Malformed(what) => format!("malformed: {what}"),
         }
@@ -174,8 +210,8 @@ mod tests {
         {
             assert!(presented(value).starts_with("malformed: characters"), "{value}");
         }
-        assert_eq!(presented("Bearer"), "malformed: no token after `Bearer`");
-        assert_eq!(presented("Bearer "), "malformed: no token after `Bearer`");
+        assert_eq!(presented("Bearer"), "malformed: no token after the scheme");
+        assert_eq!(presented("Bearer "), "malformed: no token after the scheme");
     }
 
     #[test]
@@ -223,7 +259,7 @@ mod tests {
         fn whatever_is_a_token_has_only_its_alphabet(value in proptest::collection::vec(0x20_u8.., 0..60)) {
             let mut fields = Headers::new();
             let value = [b"Bearer ".as_slice(), &value].concat();
-            if fields.append("authorization", &value).is_ok() && let Presented::Token(token) = read(&fields) {
+            if fields.append("authorization", &value).is_ok() && let Presented::Token(_, token) = read(&fields) {
                 proptest::prop_assert!(token.bytes().all(|b| b.is_ascii_graphic() && !b",;\"\\".contains(&b)));
             }
         }
@@ -231,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_challenge_cannot_be_broken_out_of() {
-        let challenge = Challenge { realm: "a\"b\\\r\n", error: None, scope: None };
+        let challenge = Challenge { scheme: TokenScheme::Bearer, realm: "a\"b\\\r\n", error: None, scope: None, algs: None };
         assert_eq!(challenge.to_string(), "Bearer realm=\"ab\"");
     }
 }

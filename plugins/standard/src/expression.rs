@@ -76,6 +76,14 @@ impl Expression {
         self.reads.has("principal")
     }
 
+    pub(crate) fn reads_request(&self) -> bool {
+        self.reads.has("request")
+    }
+
+    pub(crate) fn reads_connection(&self) -> bool {
+        self.reads.has("connection")
+    }
+
     pub(crate) fn reads_certificate(&self) -> bool {
         self.reads.member("connection", "cert")
     }

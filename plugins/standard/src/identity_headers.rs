@@ -201,7 +201,7 @@ impl Filter for IdentityHeaders {
 
 fn restore_token(request: &mut RequestHead, exchange: &Exchange) -> Result<(), HeaderError> {
     match exchange.extension::<VerifiedToken>() {
-        Some(token) => request.headers_mut().set("authorization", format!("Bearer {}", token.expose())),
+        Some(token) => request.headers_mut().set("authorization", format!("{} {}", token.scheme().name(), token.expose())),
         None => Ok(()),
     }
 }

@@ -151,7 +151,7 @@ fn the_token_goes_on_only_if_asked_and_only_the_verified_one() {
     let drop = build::<IdentityHeaders>("{ headers: { x-user: sub } }");
     let after_oidc = || {
         let mut call = Call::get("/").principal(alice());
-        call.exchange.insert_extension(VerifiedToken::new("abc.def.ghi".to_owned()));
+        call.exchange.insert_extension(VerifiedToken::new("abc.def.ghi".to_owned(), bearer::TokenScheme::Bearer));
         call
     };
     let mut call = after_oidc();

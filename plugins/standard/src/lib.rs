@@ -1,6 +1,7 @@
 //! The built-in filters, in the order in which a route usually names them.
 //!
 //! - [`request_id`]: an id for each request
+//! - [`debug`]: which checks failed, for developers
 //! - [`ip_allow`]: who may come, by address
 //! - [`cors`]: pages of other origins
 //! - [`client_cert`]: client certificates, and the names they must carry
@@ -18,6 +19,7 @@ pub mod api_key;
 pub mod authorize;
 pub mod client_cert;
 pub mod cors;
+pub mod debug;
 pub mod headers;
 pub mod identity_headers;
 pub mod ip_allow;
@@ -35,6 +37,7 @@ mod expression_facts;
 mod gcra;
 mod header_rules;
 mod network_set;
+mod sender;
 mod text;
 
 #[cfg(test)]
@@ -46,6 +49,7 @@ use portcullis_plugin::{FilterFactory, FilterTable};
 pub fn table() -> FilterTable {
     FilterTable::new([
         FilterFactory::of::<request_id::RequestId>(),
+        FilterFactory::of::<debug::Debug>(),
         FilterFactory::of::<ip_allow::IpAllow>(),
         FilterFactory::of::<cors::Cors>(),
         FilterFactory::of::<client_cert::ClientCert>(),

@@ -4,9 +4,10 @@
 //! - oidc: { issuer: main, scopes: ["api:read"], roles: [orders-admin, orders-user], claims: { tenant: acme } }
 //! ```
 //!
-//! The token is taken from `Authorization: Bearer` and from nowhere else: one in the query, a cookie or another header
+//! The token is taken from `Authorization: Bearer` (with `binding.dpop` from `Authorization: DPoP` too) and from nowhere else: one in the query, a cookie or another header
 //! is not looked at, and the refusal's hint says where it was found. With several issuers, the token's `iss` says which
-//! of them judges it; nothing else of a token is believed before its signature is verified.
+//! of them judges it; nothing else of a token is believed before its signature is verified. An opaque token goes to the
+//! one issuer that has `introspection`.
 //!
 //! Once verified, the token is taken out of the request, so that upstreams do not get it; a route that needs it there
 //! says `identity_headers: { forward_token: true }`. The caller becomes the principal (method `bearer`).
@@ -14,10 +15,16 @@
 //! With `optional: true`, a request without an `Authorization` header passes without a principal. Any header that is
 //! there must hold a good token.
 //!
+//! A token that only its sender may use (`cnf`) needs the proof. One that is bound to a client certificate (RFC 8705) is
+//! good over a connection with that certificate, on every route. One that is bound to a key needs a DPoP proof (RFC 9449),
+//! which a route with `binding: { dpop: {} }` checks; other routes refuse it. See [`BindingConfig`].
+//!
 //! An issuer whose keys cannot be had gives 503 with `Retry-After`, never 401.
 
-use crate::bearer::{self, Challenge, Presented, VerifiedToken};
+use crate::bearer::{self, Challenge, Presented, TokenScheme, VerifiedToken};
 use crate::claim_rule::{AnyOf, ClaimRule};
+pub use crate::sender::{BindingConfig, DpopConfig, NonceConfig, Require};
+use crate::sender::{NonceDue, Sender};
 use crate::text::given;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -25,8 +32,8 @@ use portcullis_identity::{Issuer, Issuers, Verification};
 use portcullis_plugin::error::unknown_name;
 use portcullis_plugin::units::OneOrMany;
 use portcullis_plugin::{
-    Build, ConfigError, Denial, Env, Exchange, Filter, Finding, Needs, Principal, ReasonCode, RequestHead, Resume, Verdict,
-    reason,
+    Build, ConfigError, Denial, Env, Exchange, Filter, Finding, Needs, Principal, ReasonCode, RequestHead, ResponseHead, Resume,
+    Verdict, reason,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -63,6 +70,11 @@ pub struct Config {
     /// Let requests without any `Authorization` header pass, without a principal. Default: false.
     #[serde(default)]
     pub optional: bool,
+    /// Tokens that only their sender may use. Default: those bound to a client certificate are checked, those bound to a
+    /// key are refused, those not bound are accepted.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "BindingConfig")]
+    pub binding: Option<BindingConfig>,
 }
 
 pub struct Oidc(Arc<Rules>);
@@ -78,6 +90,7 @@ struct Rules {
     claims: Vec<ClaimRule>,
     audiences: Vec<String>,
     optional: bool,
+    sender: Sender,
 }
 
 impl Build for Oidc {
@@ -86,8 +99,10 @@ impl Build for Oidc {
     type Config = Config;
 
     fn build(config: Config, env: &Env) -> Result<Self, ConfigError> {
-        let Config { issuer, scopes, roles, claims, audiences, optional } = config;
-        let issuers = find_issuers(&issuer, env.service::<Issuers>().as_deref())?;
+        let Config { issuer, scopes, roles, claims, audiences, optional, binding } = config;
+        let known = env.service::<Issuers>();
+        let issuers = find_issuers(&issuer, known.as_deref())?;
+        let sender = Sender::compile(binding.unwrap_or_default(), known.as_deref(), env).map_err(|error| error.at("binding"))?;
         let scopes = list("scopes", scopes)?;
         for (at, scope) in scopes.iter().enumerate() {
             // RFC 6749, section 3.3. What is left can stand in a challenge as it is.
@@ -113,6 +128,7 @@ impl Build for Oidc {
             claims: rules,
             audiences: list("audiences", audiences)?,
             optional,
+            sender,
         })))
     }
 }
@@ -143,6 +159,11 @@ fn find_issuers(names: &[String], issuers: Option<&Issuers>) -> Result<Vec<Arc<I
                     .help("a token's `iss` could not tell which of them should judge it"),
             ));
         }
+        if let Some(other) = found.iter().find(|other| other.introspects() && issuer.introspects()) {
+            return Err(here(ConfigError::new(format!("`{name}` and `{}` both have `introspection`", other.name())).help(
+                "an opaque token does not say whose it is, and it is shown to no other issuer than its own: use two routes",
+            )));
+        }
         found.push(issuer);
     }
     Ok(found)
@@ -151,42 +172,60 @@ fn find_issuers(names: &[String], issuers: Option<&Issuers>) -> Result<Vec<Arc<I
 impl Filter for Oidc {
     fn request(&self, request: &mut RequestHead, exchange: &mut Exchange) -> Verdict {
         let rules = &self.0;
-        let token = match bearer::read(request.headers()) {
-            Presented::Token(token) => Cow::Borrowed(token),
+        let (scheme, token) = match bearer::read(request.headers()) {
+            Presented::Token(TokenScheme::Dpop, _) if rules.sender.dpop().is_none() => {
+                return rules.missing("an Authorization header with the DPoP scheme", request, exchange);
+            }
+            Presented::Token(scheme, token) => (scheme, Cow::Borrowed(token)),
             Presented::Malformed(what) => {
                 exchange.check("form", reason::TOKEN_MALFORMED, false, || {
                     Finding::new("one `Authorization: Bearer` with one token", what)
                 });
-                return rules.deny(reason::TOKEN_MALFORMED, request);
+                return rules.deny(reason::TOKEN_MALFORMED, TokenScheme::Bearer, request, exchange);
             }
             Presented::OtherScheme(what) => return rules.missing(what, request, exchange),
             // A filter of the listener may have verified the token already, and taken it out.
             Presented::Nothing => match exchange.extension::<VerifiedToken>() {
-                Some(token) => Cow::Owned(token.expose().to_owned()),
+                Some(token) => (token.scheme(), Cow::Owned(token.expose().to_owned())),
                 None if rules.optional => return Verdict::Continue,
                 None => return rules.missing("no Authorization header", request, exchange),
             },
         };
-        let Some(issuer) = rules.choose(&token, exchange) else { return rules.deny(reason::TOKEN_ISSUER_MISMATCH, request) };
+        let Some(issuer) = rules.choose(&token, exchange) else {
+            return rules.deny(reason::TOKEN_ISSUER_MISMATCH, scheme, request, exchange);
+        };
         let issuer = Arc::clone(issuer);
-        match issuer.verify(&token, exchange) {
+        match issuer.verify_bound(&token, exchange) {
             Verification::Verified(verified) => {
-                let token = token.into_owned();
+                let token = VerifiedToken::new(token.into_owned(), scheme);
                 rules.finish(&verified, token, request, exchange)
             }
-            Verification::Refused(reason) => rules.deny(reason, request),
+            Verification::Refused(reason) => rules.deny(reason, scheme, request, exchange),
             Verification::Wait(keys) => {
-                let (rules, token) = (Arc::clone(rules), token.into_owned());
+                let (rules, token) = (Arc::clone(rules), VerifiedToken::new(token.into_owned(), scheme));
                 Verdict::wait(async move {
-                    keys.await;
-                    let resume: Resume = Box::new(move |request, exchange| match issuer.verify_after_wait(&token, exchange) {
-                        Ok(verified) => rules.finish(&verified, token, request, exchange),
-                        Err(reason) => rules.deny(reason, request),
+                    let obtained = keys.await;
+                    let resume: Resume = Box::new(move |request, exchange| {
+                        match issuer.verify_bound_after_wait(token.expose(), obtained, exchange) {
+                            Ok(verified) => rules.finish(&verified, token, request, exchange),
+                            Err(reason) => rules.deny(reason, scheme, request, exchange),
+                        }
                     });
                     resume
                 })
             }
         }
+    }
+
+    /// The next nonce, once the client's is about to end (RFC 9449, section 8.2).
+    fn response(&self, response: &mut ResponseHead, exchange: &mut Exchange) -> Verdict {
+        if self.0.sender.gives_nonces()
+            && let Some(NonceDue(nonce)) = exchange.extension::<NonceDue>()
+        {
+            // A response without room for it goes out without: the client is told again with its next request.
+            let _ = response.headers_mut().set("dpop-nonce", nonce);
+        }
+        Verdict::Continue
     }
 
     fn needs(&self) -> Needs {
@@ -196,20 +235,23 @@ impl Filter for Oidc {
         parts.extend((!rules.scope.is_empty()).then(|| rules.scope.clone()));
         parts.extend((!rules.roles.is_empty()).then(|| format!("role {}", rules.roles.join(" or "))));
         parts.extend((!rules.claims.is_empty()).then(|| format!("{} claims", rules.claims.len())));
+        parts.extend(rules.sender.summary());
         parts.extend(rules.optional.then(|| "optional".to_owned()));
         Needs { authenticates: !rules.optional, summary: Some(format!("token({})", parts.join("; "))), ..Needs::default() }
     }
 }
 
 impl Rules {
-    /// Who judges the token. A single issuer judges every token. A token whose `iss` cannot be read goes to the first,
-    /// which says what is wrong with it.
+    /// Who judges the token. A single issuer judges every token. A token whose `iss` cannot be read goes to the one that
+    /// can be asked about it, or to the first, which says what is wrong with it.
     fn choose(&self, token: &str, exchange: &mut Exchange) -> Option<&Arc<Issuer>> {
         let first = self.issuers.first()?;
         if self.issuers.len() == 1 {
             return Some(first);
         }
-        let Some(named) = unverified_issuer(token) else { return Some(first) };
+        let Some(named) = unverified_issuer(token) else {
+            return self.issuers.iter().find(|issuer| issuer.introspects()).or(Some(first));
+        };
         let chosen = self.issuers.iter().find(|issuer| **issuer.identifier() == *named);
         exchange.check("issuer", reason::TOKEN_ISSUER_MISMATCH, chosen.is_some(), || {
             let known = self.issuers.iter().map(|issuer| issuer.identifier());
@@ -224,10 +266,14 @@ impl Rules {
     fn finish(
         &self,
         verified: &portcullis_identity::VerifiedToken,
-        token: String,
+        token: VerifiedToken,
         request: &mut RequestHead,
         exchange: &mut Exchange,
     ) -> Verdict {
+        // Who cannot prove that the token is theirs learns nothing of what it grants.
+        if let Err(reason) = self.sender.judge(verified.binding(), &token, request, exchange) {
+            return self.deny(reason, token.scheme(), request, exchange);
+        }
         let principal = verified.principal();
         let mut first: Option<ReasonCode> = None;
         let mut ask = |check, reason, ok, finding: &dyn Fn() -> Finding| {
@@ -260,12 +306,15 @@ impl Rules {
             });
         }
         if let Some(reason) = first {
-            return self.deny(reason, request);
+            return self.deny(reason, token.scheme(), request, exchange);
         }
         exchange.set_principal(Arc::clone(principal));
         // From here on nobody sees the token but who is given it: see `identity_headers.forward_token`.
         request.headers_mut().remove("authorization");
-        exchange.insert_extension(VerifiedToken::new(token));
+        if self.sender.dpop().is_some() {
+            request.headers_mut().remove("dpop");
+        }
+        exchange.insert_extension(token);
         Verdict::Continue
     }
 
@@ -276,29 +325,34 @@ impl Rules {
                 Some(place) => {
                     finding.hint(format!("a token was found in {place}; it is read from `Authorization: Bearer` only"))
                 }
+                None if request.headers().contains("dpop") && self.sender.dpop().is_none() => {
+                    finding.hint("this route checks no DPoP proofs; set `binding: { dpop: {} }` on its oidc filter")
+                }
                 None => finding,
             }
         });
-        self.deny(reason::TOKEN_MISSING, request)
+        self.deny(reason::TOKEN_MISSING, TokenScheme::Bearer, request, exchange)
     }
 
-    /// What the client learns of a refusal.
-    fn deny(&self, reason: ReasonCode, request: &RequestHead) -> Verdict {
+    /// What the client learns of a refusal. `scheme` is how it sent its token.
+    fn deny(&self, reason: ReasonCode, scheme: TokenScheme, request: &RequestHead, exchange: &Exchange) -> Verdict {
         let denial = Denial::new(reason);
-        let realm = request.host();
-        let challenge = match denial.status_code() {
+        let (error, scope) = match denial.status_code() {
             503 => return Verdict::Deny(denial.header("retry-after", RETRY_AFTER)),
             403 => {
                 let scope = (reason == reason::TOKEN_SCOPE_MISSING).then_some(self.scope.as_str());
-                Challenge { realm, error: Some(("insufficient_scope", "The token does not grant access to this")), scope }
+                (Some(("insufficient_scope", "The token does not grant access to this")), scope)
             }
-            _ if reason == reason::TOKEN_MISSING => Challenge { realm, error: None, scope: None },
-            _ if reason == reason::TOKEN_EXPIRED => {
-                Challenge { realm, error: Some(("invalid_token", "The token has expired")), scope: None }
+            _ if reason == reason::TOKEN_MISSING => (None, None),
+            _ if reason == reason::TOKEN_EXPIRED => (Some(("invalid_token", "The token has expired")), None),
+            _ if reason == reason::DPOP_NONCE_REQUIRED => (Some(("use_dpop_nonce", "The proof needs a nonce from here")), None),
+            _ if reason == reason::DPOP_PROOF_INVALID || reason == reason::DPOP_REPLAY => {
+                (Some(("invalid_dpop_proof", "The proof is not valid for this request")), None)
             }
-            _ => Challenge { realm, error: Some(("invalid_token", "The token is not valid here")), scope: None },
+            _ => (Some(("invalid_token", "The token is not valid here")), None),
         };
-        Verdict::Deny(denial.header("www-authenticate", challenge.to_string()))
+        let challenge = Challenge { scheme, realm: request.host(), error, scope, algs: None };
+        Verdict::Deny(self.sender.challenge(denial, challenge, exchange.now()))
     }
 }
 

@@ -1,6 +1,8 @@
 //! What the tests of all filters share: a request without a socket, and a filter from a piece of YAML.
 
-use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use aws_lc_rs::digest;
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use portcullis_identity::{IssuerConfig, Issuers};
@@ -71,6 +73,12 @@ impl Call {
             observed: "one that is not".into(),
             hint: Some("renew it".into()),
         })));
+        self
+    }
+
+    pub fn at(mut self, now: SystemTime) -> Self {
+        let connection = Arc::clone(self.exchange.connection());
+        self.exchange = Exchange::new(connection, self.exchange.client(), self.exchange.certificate().clone(), now);
         self
     }
 
@@ -200,6 +208,73 @@ impl Signer {
         let signed = format!("{}.{}", part(&json!({ "alg": "EdDSA", "kid": "1", "typ": "at+jwt" })), part(&all));
         let signature = URL_SAFE_NO_PAD.encode(self.key.sign(signed.as_bytes()));
         format!("{signed}.{signature}")
+    }
+}
+
+/// Makes DPoP proofs with a key of its own.
+pub struct Prover(ProverKey);
+
+enum ProverKey {
+    Es256(EcdsaKeyPair),
+    Ed25519(Ed25519KeyPair),
+}
+
+impl Prover {
+    pub fn es256() -> Self {
+        Self(ProverKey::Es256(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap()))
+    }
+
+    pub fn ed25519() -> Self {
+        Self(ProverKey::Ed25519(Ed25519KeyPair::generate().unwrap()))
+    }
+
+    pub fn jwk(&self) -> Value {
+        let b64 = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        match &self.0 {
+            ProverKey::Es256(key) => {
+                let (x, y) = key.public_key().as_ref()[1..].split_at(32);
+                json!({ "kty": "EC", "crv": "P-256", "x": b64(x), "y": b64(y) })
+            }
+            ProverKey::Ed25519(key) => json!({ "kty": "OKP", "crv": "Ed25519", "x": b64(key.public_key().as_ref()) }),
+        }
+    }
+
+    pub fn thumbprint(&self) -> String {
+        let jwk = self.jwk();
+        let text = |name: &str| jwk[name].as_str().unwrap().to_owned();
+        let canonical = match &self.0 {
+            ProverKey::Es256(_) => format!(r#"{{"crv":"P-256","kty":"EC","x":"{}","y":"{}"}}"#, text("x"), text("y")),
+            ProverKey::Ed25519(_) => format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, text("x")),
+        };
+        URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, canonical.as_bytes()))
+    }
+
+    /// For a GET of /orders, unless `claims` say otherwise; null takes a claim away. A `jti` that follows from the rest.
+    pub fn proof(&self, token: &str, claims: Value) -> String {
+        self.proof_headed(token, json!({}), claims)
+    }
+
+    pub fn proof_headed(&self, token: &str, header: Value, claims: Value) -> String {
+        let over = |mut base: Value, over: &Value| {
+            let members = base.as_object_mut().unwrap();
+            over.as_object().unwrap().iter().for_each(|(name, value)| drop(members.insert(name.clone(), value.clone())));
+            members.retain(|_, value| !value.is_null());
+            base
+        };
+        let alg = if matches!(self.0, ProverKey::Es256(_)) { "ES256" } else { "EdDSA" };
+        let ath = URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, token.as_bytes()));
+        let seconds = now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        let base = json!({
+            "jti": claims.to_string(), "htm": "GET", "htu": "https://api.example.test/orders", "iat": seconds, "ath": ath
+        });
+        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let header = over(json!({ "typ": "dpop+jwt", "alg": alg, "jwk": self.jwk() }), &header);
+        let signed = format!("{}.{}", part(&header), part(&over(base, &claims)));
+        let signature = match &self.0 {
+            ProverKey::Es256(key) => key.sign(&SystemRandom::new(), signed.as_bytes()).unwrap().as_ref().to_vec(),
+            ProverKey::Ed25519(key) => key.sign(signed.as_bytes()).as_ref().to_vec(),
+        };
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 }
 

@@ -4,7 +4,7 @@
 //! What it needs is installed by `scripts/test-peers.sh`. Where that was not run, tests skip, and say so; under `CI=true`
 //! they fail.
 
-use crate::client::{Client, head};
+use crate::client::{Client, Response, head};
 use crate::error::Error;
 use crate::port::Port;
 use crate::token::Rotation;
@@ -149,13 +149,30 @@ impl RealProvider {
         let encode = |text: &str| text.replace(':', "%3A").replace('/', "%2F").replace(' ', "+");
         let body =
             format!("grant_type=client_credentials&resource={}&scope={}", encode(&Self::audience(resource)), encode(scope));
+        let response = self.post("/token", &body).await?;
+        let token = response.json()?.get("access_token").and_then(Value::as_str).map(str::to_owned);
+        token.ok_or_else(|| Error::Peer(format!("the provider gave no token: {}", response.text())))
+    }
+
+    /// Revokes a token that [`token`](Self::token) gave (RFC 7009).
+    ///
+    /// # Errors
+    /// If the provider refuses.
+    pub async fn revoke(&self, token: &str) -> Result<(), Error> {
+        let response = self.post("/token/revocation", &format!("token={token}")).await?;
+        match response.status {
+            200 => Ok(()),
+            status => Err(Error::Peer(format!("the provider answers {status} to a revocation: {}", response.text()))),
+        }
+    }
+
+    /// As the client that tokens are given to.
+    async fn post(&self, path: &str, form: &str) -> Result<Response, Error> {
         // m2m:m2m-secret
         let fields = [("authorization", "Basic bTJtOm0ybS1zZWNyZXQ="), ("content-type", "application/x-www-form-urlencoded")];
         let address = self.port.address();
         let mut client = Client::connect(address).await?;
-        let response = client.post(&address.to_string(), "/token", &fields, body.as_bytes()).await?;
-        let token = response.json()?.get("access_token").and_then(Value::as_str).map(str::to_owned);
-        token.ok_or_else(|| Error::Peer(format!("the provider gave no token: {}", response.text())))
+        client.post(&address.to_string(), path, &fields, form.as_bytes()).await
     }
 
     /// Makes new keys: [`Rotation::Overlap`] keeps the old ones published, [`Rotation::HardCut`] does not.

@@ -4,6 +4,7 @@ pub mod check;
 pub mod demo;
 pub mod explain;
 mod input;
+pub mod replay;
 mod report;
 pub mod run;
 pub mod schema;

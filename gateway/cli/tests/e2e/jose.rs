@@ -74,7 +74,7 @@ async fn no_published_vector_is_accepted_and_none_is_our_fault() {
     }));
     let mut config = "issuers:\n".to_owned();
     let mut routes = "routes:\n".to_owned();
-    let all = "RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA";
+    let all = "RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512, EdDSA";
     for at in 0..count {
         let jwks = format!("http://{}/{at}", publisher.address());
         writeln!(

@@ -19,8 +19,10 @@ mod slow;
 // Who the caller is.
 mod certificates;
 mod headers;
+mod introspection;
 mod jose;
 mod keys;
+mod providers;
 mod rotation;
 mod tokens;
 
@@ -43,5 +45,6 @@ mod reload;
 // The command.
 mod check_cli;
 mod explain_cli;
+mod replay_cli;
 mod test_cli;
 mod why_cli;

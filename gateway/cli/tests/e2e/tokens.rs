@@ -287,3 +287,29 @@ async fn a_shadowed_filter_refuses_nobody_and_counts() {
     let labels = [("route", "orders"), ("filter", "oidc"), ("verdict", "deny"), ("reason", "token.missing"), ("mode", "shadow")];
     assert_eq!(stage.metric("portcullis_verdicts_total", &labels), 1.0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn developers_see_which_check_failed_and_nobody_else_does() {
+    let config = r#"
+issuers:
+  main: { issuer: "{ISSUER}", audiences: [https://api.example.test], algorithms: [ES256] }
+routes:
+  - name: orders
+    match: { path: /orders }
+    filters: [{ debug: { allow: [127.0.0.2] } }, { oidc: { issuer: main } }]
+    pool: up
+"#;
+    let stage = Stage::builder().algs(&[Alg::Es256]).start(config).await;
+    let token = stage.provider.issue(&TokenSpec::new().alg(Alg::Es256).audience("https://other.example.test")).unwrap();
+    let call = Call::get("/orders/1").bearer(&token);
+    let shown = |judged: &Judged| judged.response.header_all("x-decision-checks");
+    let developer = stage.judge(&call.clone().from("127.0.0.2")).await;
+    let checks = shown(developer.refused(401, "token.audience.mismatch"));
+    assert_eq!(checks.len(), 1);
+    assert!(checks[0].starts_with("\"oidc audience\";reason=\"token.audience.mismatch\";expected="), "{checks:?}");
+    let other = stage.judge(&call).await;
+    assert_eq!(shown(other.refused(401, "token.audience.mismatch")), Vec::<String>::new());
+    for part in token.split('.') {
+        assert!(!checks[0].contains(part));
+    }
+}

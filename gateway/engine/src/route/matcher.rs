@@ -31,6 +31,13 @@ enum Expected {
     Exactly(Box<[u8]>),
 }
 
+/// What of a request decides between routes beside its host, path and method.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Hinges {
+    pub headers: bool,
+    pub query: bool,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Judgement {
     Holds,
@@ -91,6 +98,12 @@ impl Entry {
     /// How many conditions there are beside host and path.
     pub fn conditions(&self) -> usize {
         self.conditions
+    }
+
+    /// Whether the route holds, or would, but for its conditions on headers and on the query: which of the two it has.
+    pub fn hinges_on(&self, request: &RequestHead) -> Hinges {
+        let holds = self.regex.as_ref().is_none_or(|regex| regex.is_match(request.path()));
+        Hinges { headers: holds && !self.headers.is_empty(), query: holds && !self.query.is_empty() }
     }
 
     /// Whether the rest holds too: host and path do, but for the expression.

@@ -12,6 +12,7 @@ mod paths;
 
 use crate::config::raw;
 use ahash::AHashMap;
+pub use matcher::Hinges;
 use matcher::{Entry, Judgement};
 use paths::Paths;
 use portcullis_plugin::{ConfigError, Method, RequestHead};
@@ -113,6 +114,18 @@ impl Router {
             None if blocked => Lookup::MethodNotAllowed { allow: self.allowed(request) },
             None => Lookup::None,
         }
+    }
+
+    /// What decided that [`find`](Self::find) finds what it finds. For who knows a request only in part.
+    pub fn hinges_on(&self, request: &RequestHead) -> Hinges {
+        let mut hinges = Hinges::default();
+        self.candidates(request, |entry| {
+            let more = entry.hinges_on(request);
+            hinges.headers |= more.headers;
+            hinges.query |= more.query;
+            entry.judge(request) == Judgement::Holds
+        });
+        hinges
     }
 
     fn allowed(&self, request: &RequestHead) -> String {

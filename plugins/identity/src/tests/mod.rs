@@ -4,6 +4,7 @@
 mod certificates;
 mod configuration;
 mod hostile;
+mod introspection;
 mod outage;
 mod provider;
 mod rotation;
@@ -11,7 +12,7 @@ mod shapes;
 pub(crate) mod signer;
 mod vectors;
 
-use crate::{Issuer, IssuerConfig, Issuers, Verification, VerifiedToken};
+use crate::{Issuer, IssuerConfig, Issuers, Obtained, Verification, VerifiedToken};
 use portcullis_plugin::env::Kept;
 use portcullis_plugin::prometheus::Registry;
 use portcullis_plugin::{CertificateStatus, Check, Connection, Env, Exchange, ReasonCode};
@@ -80,8 +81,8 @@ pub(crate) async fn verdict(issuer: &Arc<Issuer>, token: &str) -> Result<Arc<Ver
         Verification::Refused(reason) => Err(reason),
         Verification::Wait(keys) => {
             assert!(exchange.checks().is_empty(), "nothing may be recorded before the wait");
-            keys.await;
-            issuer.verify_after_wait(token, &mut exchange)
+            let obtained = keys.await;
+            issuer.verify_after_wait(token, obtained, &mut exchange)
         }
     }
 }
@@ -90,7 +91,7 @@ pub(crate) async fn verdict(issuer: &Arc<Issuer>, token: &str) -> Result<Arc<Ver
 pub(crate) fn explained(issuer: &Arc<Issuer>, token: &str) -> (Result<Arc<VerifiedToken>, ReasonCode>, Vec<Check>) {
     let mut exchange = exchange();
     exchange.driver_explain();
-    let result = issuer.verify_after_wait(token, &mut exchange);
+    let result = issuer.verify_after_wait(token, Obtained::default(), &mut exchange);
     (result, exchange.driver_take_checks())
 }
 

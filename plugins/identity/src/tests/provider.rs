@@ -2,7 +2,7 @@
 
 use super::signer::{Signer, jwks};
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -32,18 +32,21 @@ pub(crate) struct Asked {
     pub documents: usize,
     pub keys: usize,
     pub not_modified: usize,
+    /// The `Authorization` header and the form of each question about a token.
+    pub tokens: Vec<(String, String)>,
 }
 
 struct Script {
     document: Answer,
     keys: Answer,
+    token: Answer,
     asked: Asked,
 }
 
 pub(crate) struct Provider {
     pub address: SocketAddr,
     script: Arc<Mutex<Script>>,
-    /// While closed, key requests wait: a test can see who piles up behind one fetch.
+    /// While closed, requests for keys and about tokens wait: a test can see who piles up behind one fetch.
     gate: watch::Sender<bool>,
     server: Option<tokio::task::JoinHandle<()>>,
     tls: Option<TlsAcceptor>,
@@ -70,9 +73,15 @@ impl Provider {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let issuer = issuer_of(address, tls.is_some());
-        let document = format!(r#"{{"issuer":"{issuer}","jwks_uri":"{issuer}/keys"}}"#);
+        let document =
+            format!(r#"{{"issuer":"{issuer}","jwks_uri":"{issuer}/keys","introspection_endpoint":"{issuer}/introspect"}}"#);
         let keys: Vec<_> = signers.iter().map(|signer| signer.jwk()).collect();
-        let script = Script { document: Answer::Json(document), keys: Answer::Json(jwks(&keys)), asked: Asked::default() };
+        let script = Script {
+            document: Answer::Json(document),
+            keys: Answer::Json(jwks(&keys)),
+            token: Answer::Status(404),
+            asked: Asked::default(),
+        };
         let (gate, _) = watch::channel(true);
         let mut provider = Self { address, script: Arc::new(Mutex::new(script)), gate, server: None, tls };
         provider.serve(listener);
@@ -132,6 +141,15 @@ impl Provider {
         self.script.lock().keys = answer;
     }
 
+    /// About any token.
+    pub fn answer_token(&self, answer: Answer) {
+        self.script.lock().token = answer;
+    }
+
+    pub fn questions(&self) -> Vec<(String, String)> {
+        self.script.lock().asked.tokens.clone()
+    }
+
     pub fn answer_document(&self, answer: Answer) {
         self.script.lock().document = answer;
     }
@@ -174,10 +192,16 @@ async fn answer(
     mut gate: watch::Receiver<bool>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    let for_keys = request.uri().path() == "/keys";
+    let (for_keys, for_token) = (request.uri().path() == "/keys", request.uri().path() == "/introspect");
+    let headers = request.headers().clone();
+    let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     let answer = {
         let mut script = script.lock();
-        if for_keys {
+        if for_token {
+            let authorization = headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
+            script.asked.tokens.push((authorization.unwrap_or_default(), String::from_utf8(body.to_vec()).unwrap()));
+            script.token.clone()
+        } else if for_keys {
             script.asked.keys += 1;
             script.keys.clone()
         } else {
@@ -185,7 +209,7 @@ async fn answer(
             script.document.clone()
         }
     };
-    if for_keys {
+    if for_keys || for_token {
         let _ = gate.wait_for(|open| *open).await;
     }
     let builder = Response::builder();
@@ -193,7 +217,7 @@ async fn answer(
         Answer::Json(body) => builder.header("content-type", "application/json").body(Full::from(body)),
         Answer::Typed(body, content_type) => builder.header("content-type", content_type).body(Full::from(body)),
         Answer::Tagged(body, tag) => {
-            if request.headers().get("if-none-match").is_some_and(|given| given == tag) {
+            if headers.get("if-none-match").is_some_and(|given| given == tag) {
                 script.lock().asked.not_modified += 1;
                 builder.status(304).body(Full::default())
             } else {

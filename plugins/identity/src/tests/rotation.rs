@@ -191,11 +191,11 @@ async fn keys_that_flap_are_kept_for_as_long_as_configured() {
 
 #[tokio::test]
 async fn every_algorithm_of_the_configuration_verifies_and_no_other() {
-    let (p256, p384, ed) = (Signer::new("p256"), Signer::p384("p384"), Signer::ed25519("ed"));
+    let (p256, p384, p521, ed) = (Signer::new("p256"), Signer::p384("p384"), Signer::p521("p521"), Signer::ed25519("ed"));
     let rsa = Signer::shared_rsa();
-    let all = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA", "Ed25519"];
-    let keys = jwks(&[p256.bare_jwk(), p384.bare_jwk(), ed.bare_jwk(), rsa.bare_jwk()]);
-    for configured in &all[..9] {
+    let all = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"];
+    let keys = jwks(&[p256.bare_jwk(), p384.bare_jwk(), p521.bare_jwk(), ed.bare_jwk(), rsa.bare_jwk()]);
+    for configured in &all[..10] {
         let mut config = IssuerConfig::new(super::ISSUER, [super::AUDIENCE]);
         config.algorithms = vec![crate::Algorithm::from_name(configured).unwrap()];
         let issuer = super::offline(config, &keys);
@@ -203,6 +203,7 @@ async fn every_algorithm_of_the_configuration_verifies_and_no_other() {
             let signer = match alg {
                 "ES256" => &p256,
                 "ES384" => &p384,
+                "ES512" => &p521,
                 "EdDSA" | "Ed25519" => &ed,
                 _ => rsa,
             };
@@ -264,6 +265,6 @@ async fn a_fetch_that_began_before_the_rotation_is_followed_by_another() {
     provider.open_gate();
     keys.await;
     regular.await;
-    issuer.verify_after_wait(&new_token, &mut exchange()).expect("asked once more");
+    issuer.verify_after_wait(&new_token, crate::Obtained::default(), &mut exchange()).expect("asked once more");
     assert_eq!(provider.key_fetches(), 3);
 }

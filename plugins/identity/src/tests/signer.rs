@@ -4,8 +4,9 @@ use super::{AUDIENCE, ISSUER, NOW};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256,
-    RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_SHA512, RsaEncoding, RsaKeyPair,
+    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, ECDSA_P521_SHA512_FIXED_SIGNING, EcdsaKeyPair,
+    Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RSA_PSS_SHA256, RSA_PSS_SHA384,
+    RSA_PSS_SHA512, RsaEncoding, RsaKeyPair,
 };
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -22,6 +23,7 @@ enum Pair {
     Rsa(RsaKeyPair),
     P256(EcdsaKeyPair),
     P384(EcdsaKeyPair),
+    P521(EcdsaKeyPair),
     Ed(Ed25519KeyPair),
 }
 
@@ -38,6 +40,10 @@ impl Signer {
 
     pub fn p384(kid: &str) -> Self {
         Self { kid: kid.to_owned(), pair: Pair::P384(EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap()) }
+    }
+
+    pub fn p521(kid: &str) -> Self {
+        Self { kid: kid.to_owned(), pair: Pair::P521(EcdsaKeyPair::generate(&ECDSA_P521_SHA512_FIXED_SIGNING).unwrap()) }
     }
 
     pub fn ed25519(kid: &str) -> Self {
@@ -59,13 +65,14 @@ impl Signer {
             Pair::Rsa(_) => "RS256",
             Pair::P256(_) => "ES256",
             Pair::P384(_) => "ES384",
+            Pair::P521(_) => "ES512",
             Pair::Ed(_) => "EdDSA",
         }
     }
 
     pub fn pkcs8(&self) -> Vec<u8> {
         match &self.pair {
-            Pair::P256(pair) | Pair::P384(pair) => pair.to_pkcs8v1().unwrap().as_ref().to_vec(),
+            Pair::P256(pair) | Pair::P384(pair) | Pair::P521(pair) => pair.to_pkcs8v1().unwrap().as_ref().to_vec(),
             Pair::Ed(pair) => pair.to_pkcs8v1().unwrap().as_ref().to_vec(),
             Pair::Rsa(pair) => {
                 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
@@ -85,6 +92,7 @@ impl Signer {
             }
             Pair::P256(pair) => point("P-256", pair.public_key().as_ref(), 32),
             Pair::P384(pair) => point("P-384", pair.public_key().as_ref(), 48),
+            Pair::P521(pair) => point("P-521", pair.public_key().as_ref(), 66),
             Pair::Ed(pair) => json!({ "kty": "OKP", "crv": "Ed25519", "x": b64(pair.public_key()) }),
         };
         jwk["kid"] = self.kid.as_str().into();
@@ -101,7 +109,7 @@ impl Signer {
     pub fn sign(&self, alg: &str, message: &[u8]) -> Vec<u8> {
         let rng = SystemRandom::new();
         match &self.pair {
-            Pair::P256(pair) | Pair::P384(pair) => pair.sign(&rng, message).unwrap().as_ref().to_vec(),
+            Pair::P256(pair) | Pair::P384(pair) | Pair::P521(pair) => pair.sign(&rng, message).unwrap().as_ref().to_vec(),
             Pair::Ed(pair) => pair.sign(message).as_ref().to_vec(),
             Pair::Rsa(pair) => {
                 let scheme: &'static dyn RsaEncoding = match alg {

@@ -166,6 +166,7 @@ mod tests {
                 ("x-two".into(), serde_json::json!(["a", "b"])),
             ]),
             pool: Some("blue".into()),
+            hinges: Default::default(),
         }
     }
 

@@ -1,0 +1,102 @@
+//! One line of an access log: which request it was, and what was decided.
+
+use super::recorded::reason_named;
+use portcullis_plugin::ReasonCode;
+use serde::Deserialize;
+use std::fmt;
+use std::net::IpAddr;
+
+/// What a replay reads of a line. Members that it has no use for are left alone.
+#[derive(Debug, Deserialize)]
+pub struct Line {
+    pub time: String,
+    pub decision_id: String,
+    pub listener: String,
+    pub client: IpAddr,
+    pub tls: Option<Tls>,
+    pub method: Option<String>,
+    pub host: Option<String>,
+    pub path: Option<String>,
+    #[serde(default)]
+    pub query: Option<String>,
+    pub status: u16,
+    pub route: Option<String>,
+    pub verdict: String,
+    pub reason: Option<String>,
+    pub principal: Option<Principal>,
+    pub pool: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Tls {
+    pub client_cert_sha256: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Principal {
+    pub sub: String,
+    pub issuer: Option<String>,
+    pub method: String,
+}
+
+/// What the gateway decided. What became of an allowed request upstream is no decision.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Decision {
+    pub allowed: bool,
+    pub reason: Option<String>,
+    pub route: Option<String>,
+    pub pool: Option<String>,
+    /// Of an answer that the route itself gives.
+    pub status: Option<u16>,
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.reason, self.allowed) {
+            (Some(reason), false) => write!(f, "deny {reason}")?,
+            (None, false) => f.write_str("deny")?,
+            (_, true) => f.write_str("allow")?,
+        }
+        match &self.route {
+            Some(route) => write!(f, ", route {route}")?,
+            None => f.write_str(", no route")?,
+        }
+        if let Some(pool) = &self.pool {
+            write!(f, ", pool {pool}")?;
+        }
+        if let Some(status) = self.status {
+            write!(f, ", answered {status}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Refusals for how a request arrived, which no log line can repeat: its bytes, its body, its connection, its time.
+const UNREPEATABLE: &[&str] = &["request.", "connection.", "gateway.", "filter.", "issuer."];
+
+impl Line {
+    /// What was decided then. `Err` says why a replay cannot know.
+    pub fn decision(&self) -> Result<Decision, String> {
+        let reason = self.reason.as_deref();
+        if let Some(reason) = reason
+            && UNREPEATABLE.iter().any(|prefix| reason.starts_with(prefix))
+        {
+            return Err(format!("it was refused for {reason}, which its log line cannot repeat"));
+        }
+        let allowed = match self.verdict.as_str() {
+            "allow" | "error" => true,
+            "deny" => false,
+            other => return Err(format!("its verdict is `{other}`")),
+        };
+        // Without a pool, the route itself gave the answer.
+        let status = (allowed && self.pool.is_none()).then_some(self.status);
+        let reason = if allowed { None } else { reason.map(str::to_owned) };
+        let pool = if allowed { self.pool.clone() } else { None };
+        Ok(Decision { allowed, reason, route: self.route.clone(), pool, status })
+    }
+
+    /// Why it was refused, if by a code of the gateway's own.
+    pub fn refused_for(&self) -> Option<ReasonCode> {
+        self.reason.as_deref().filter(|_| self.verdict == "deny").and_then(reason_named)
+    }
+}

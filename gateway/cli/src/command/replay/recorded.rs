@@ -1,0 +1,183 @@
+//! The filters of a replay: what a log line cannot tell them, they take from what was decided then, and say so.
+//!
+//! An access log has no tokens, keys, certificates or headers. So a filter that judges by address, method, host, path or
+//! query runs as it is; one that judges a credential is taken to decide as it did; and where neither is possible, nobody
+//! can tell, and the replay says that.
+
+use portcullis_plugin::filter::Needs;
+use portcullis_plugin::{
+    Build, ConfigError, Denial, Env, Exchange, Filter, FilterFactory, FilterTable, Method, Principal, ReasonCode, RequestHead,
+    Verdict, reason,
+};
+use portcullis_plugins as built_in;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The filter before which a replay has to stop.
+pub const UNKNOWN: ReasonCode = ReasonCode::new("replay.unknown");
+
+/// What the log line says of the caller and of the decision.
+pub struct Then {
+    /// The verdict was `deny`, for this.
+    pub refused: Option<ReasonCode>,
+    pub principal: Option<Who>,
+    /// A verified client certificate came with the request.
+    pub certificate: bool,
+    pub found: Arc<Mutex<Found>>,
+}
+
+pub struct Who {
+    pub method: String,
+    pub subject: String,
+    pub issuer: Option<String>,
+}
+
+/// What the filters say beside their verdicts.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The filters that were taken to decide as they did.
+    pub assumed: Vec<&'static str>,
+    /// The filter that nobody can speak for.
+    pub unknown: Option<&'static str>,
+}
+
+/// By what a filter judges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Basis {
+    /// By what a log line says: it runs.
+    Line,
+    /// As `Line`, but for preflights, which are judged by their headers.
+    LineUnlessPreflight,
+    /// By a credential that becomes a principal of this method, and refuses for reasons that begin so.
+    Credential { method: &'static str, reasons: &'static str },
+    /// By the client certificate.
+    Certificate,
+    /// By how many requests came before: it is taken to have room, unless it had none.
+    Count,
+    /// It refuses only what the filters before it have let pass without an identity.
+    Identity,
+    /// By more of the caller or the request than is logged.
+    More,
+}
+
+/// A built-in filter, as a replay has it.
+trait Replayable: Build {
+    const BASIS: Basis;
+}
+
+macro_rules! bases {
+    ($($filter:ty => $basis:expr;)*) => {
+        $(impl Replayable for $filter { const BASIS: Basis = $basis; })*
+
+        /// The table of a replay: every built-in filter, by the same configuration.
+        pub fn table() -> FilterTable {
+            FilterTable::new([$(FilterFactory::of::<Recorded<$filter>>(),)*])
+        }
+    };
+}
+
+bases! {
+    built_in::request_id::RequestId => Basis::Line;
+    built_in::debug::Debug => Basis::Line;
+    built_in::ip_allow::IpAllow => Basis::Line;
+    built_in::cors::Cors => Basis::LineUnlessPreflight;
+    built_in::client_cert::ClientCert => Basis::Certificate;
+    built_in::oidc::Oidc => Basis::Credential { method: "bearer", reasons: "token." };
+    built_in::api_key::ApiKey => Basis::Credential { method: "api_key", reasons: "api_key." };
+    built_in::authorize::Authorize => Basis::More;
+    built_in::rate_limit::RateLimit => Basis::Count;
+    built_in::identity_headers::IdentityHeaders => Basis::Identity;
+    built_in::headers::EditHeaders => Basis::Line;
+}
+
+struct Recorded<F>(F);
+
+impl<F: Replayable> Build for Recorded<F> {
+    const NAME: &'static str = F::NAME;
+    const EXAMPLE: &'static str = F::EXAMPLE;
+    type Config = F::Config;
+
+    fn build(config: F::Config, env: &Env) -> Result<Self, ConfigError> {
+        F::build(config, env).map(Self)
+    }
+}
+
+impl<F: Replayable> Filter for Recorded<F> {
+    fn request(&self, request: &mut RequestHead, exchange: &mut Exchange) -> Verdict {
+        let Some(then) = exchange.extension::<Then>() else { return self.0.request(request, exchange) };
+        let mut found = then.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused_for = |prefix: &str| then.refused.filter(|reason| reason.as_str().starts_with(prefix));
+        let answer = match F::BASIS {
+            Basis::Line => None,
+            Basis::LineUnlessPreflight => (*request.method() == Method::Options).then_some(Answer::Unknown),
+            Basis::Credential { method, reasons } => Some(match (refused_for(reasons), &then.principal) {
+                (Some(reason), _) => Answer::Refused(reason),
+                (None, Some(who)) if who.method == method => Answer::Passed(Some(who.principal(method))),
+                _ => Answer::Unknown,
+            }),
+            Basis::Certificate => Some(match refused_for("cert.") {
+                Some(reason) => Answer::Refused(reason),
+                None if then.certificate => Answer::Passed(None),
+                None => Answer::Unknown,
+            }),
+            Basis::Count => Some(refused_for("rate.").map_or(Answer::Passed(None), Answer::Refused)),
+            Basis::Identity => Some(refused_for("identity.").map_or(Answer::Passed(None), Answer::Refused)),
+            Basis::More => Some(Answer::Unknown),
+        };
+        let Some(answer) = answer else {
+            drop(found);
+            return self.0.request(request, exchange);
+        };
+        match answer {
+            Answer::Unknown => {
+                found.unknown = Some(F::NAME);
+                Verdict::Deny(Denial::new(UNKNOWN))
+            }
+            Answer::Refused(reason) => {
+                found.assumed.push(F::NAME);
+                Verdict::Deny(Denial::new(reason))
+            }
+            Answer::Passed(principal) => {
+                found.assumed.push(F::NAME);
+                drop(found);
+                if let Some(principal) = principal {
+                    exchange.set_principal(principal);
+                }
+                Verdict::Continue
+            }
+        }
+    }
+
+    fn needs(&self) -> Needs {
+        self.0.needs()
+    }
+}
+
+enum Answer {
+    Passed(Option<Arc<Principal>>),
+    Refused(ReasonCode),
+    Unknown,
+}
+
+impl Who {
+    fn principal(&self, method: &'static str) -> Arc<Principal> {
+        let mut principal = Principal::new(method, self.subject.as_str());
+        principal.issuer = self.issuer.as_deref().map(Into::into);
+        Arc::new(principal)
+    }
+}
+
+/// The gateway's own code of this name.
+pub fn reason_named(name: &str) -> Option<ReasonCode> {
+    reason::TABLE.iter().map(|row| row.code).find(|code| code.as_str() == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_built_in_filter_has_a_place_in_a_replay() {
+        let names = |table: &FilterTable| table.names().collect::<Vec<_>>();
+        assert_eq!(names(&table()), names(&built_in::table()));
+    }
+}
