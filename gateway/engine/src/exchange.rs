@@ -149,6 +149,17 @@ impl Run {
         self.plan.chain.rewrites_request_body() || self.route_chain().is_some_and(Chain::rewrites_request_body)
     }
 
+    /// Whether a filter looks at a body, of either way.
+    pub fn looks_at_bodies(&self) -> bool {
+        let looks = |chain: &Chain| {
+            chain.reads_request_body()
+                || chain.rewrites_request_body()
+                || chain.reads_response_body()
+                || chain.rewrites_response_body()
+        };
+        looks(&self.plan.chain) || self.route_chain().is_some_and(looks)
+    }
+
     pub fn reads_request_body(&self) -> bool {
         self.plan.chain.reads_request_body() || self.route_chain().is_some_and(Chain::reads_request_body)
     }
@@ -362,16 +373,25 @@ impl Run {
         let _ = response.headers_mut().driver_set("x-decision-id", self.exchange.decision_id().as_str().as_bytes());
     }
 
+    /// Counts so many bytes of the request body, which no filter looks at.
+    ///
+    /// # Errors
+    /// The reply, if the body is too large.
+    pub fn count_request_body(&mut self, bytes: u64) -> Result<(), Reply> {
+        self.traffic.bytes_in += bytes;
+        // What goes through a tunnel is no request body.
+        if !self.framing.upgrade && self.plan.body_limit.is_some_and(|limit| self.traffic.bytes_in > limit) {
+            return Err(self.fail(Cause::BodyTooLarge));
+        }
+        Ok(())
+    }
+
     /// Counts a piece of the request body, and shows it to the filters that asked for it.
     ///
     /// # Errors
     /// The reply, if the body is too large or a filter refuses it.
     pub fn request_body(&mut self, data: &mut Option<Bytes>, last: bool) -> Result<(), Reply> {
-        self.traffic.bytes_in += data.as_ref().map_or(0, |data| data.len() as u64);
-        // What goes through a tunnel is no request body.
-        if !self.framing.upgrade && self.plan.body_limit.is_some_and(|limit| self.traffic.bytes_in > limit) {
-            return Err(self.fail(Cause::BodyTooLarge));
-        }
+        self.count_request_body(data.as_ref().map_or(0, |data| data.len() as u64))?;
         let plan = Arc::clone(&self.plan);
         if plan.chain.reads_request_body()
             && let Some((at, ending)) = plan.chain.request_body(plan.chain.len(), data, last, &mut self.exchange)

@@ -164,7 +164,7 @@ fn raw(reply: &Reply, now: SystemTime) -> Vec<u8> {
 }
 
 /// `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, section 5.6.7).
-fn http_date(now: SystemTime) -> String {
+pub(crate) fn http_date(now: SystemTime) -> String {
     use time::macros::format_description;
     let format = format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
     time::OffsetDateTime::from(now).format(&format).unwrap_or_default()

@@ -38,6 +38,11 @@ impl<K: Eq + Hash, V> WeakMap<K, V> {
         entries.known.insert(key, Arc::downgrade(&value));
         value
     }
+
+    /// Every value that somebody holds.
+    pub(crate) fn all(&self) -> Vec<Arc<V>> {
+        self.0.lock().known.values().filter_map(Weak::upgrade).collect()
+    }
 }
 
 #[cfg(test)]

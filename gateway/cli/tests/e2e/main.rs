@@ -9,6 +9,7 @@ mod support;
 mod contract;
 
 // What is spoken, and how badly.
+mod drivers;
 mod hostile;
 mod messages;
 mod preflight;

@@ -347,19 +347,22 @@ async fn responses_that_two_parsers_could_read_differently_are_502() {
     }
 }
 
-/// Pingora takes the length away before anybody can refuse it (RFC 9112, section 6.3): there is one reading of it, for the
-/// client and for the connection.
+/// Pingora takes the length away before anybody can refuse it (RFC 9112, section 6.3): then there is one reading of it, for
+/// the client and for the connection. The direct driver refuses it.
 #[tokio::test]
-async fn a_response_with_a_length_and_chunks_is_read_by_its_chunks_alone() {
-    let upstream = Upstream::start().await.unwrap();
+async fn a_response_with_a_length_and_chunks_has_at_most_one_reading() {
     let raw = "HTTP/1.1 200 OK\r\ncontent-length: 30\r\ntransfer-encoding: chunked\r\n\r\n4\r\ngood\r\n0\r\n\r\n";
+    fails_for(raw, "", Behaviour::raw(raw), 502, "upstream.invalid", "invalid").await;
+    let upstream = Upstream::start().await.unwrap();
     upstream.behave(Behaviour::Raw { bytes: raw.into(), close: false });
-    let edge = start("backends: [{ address: $0 }]", &[&upstream]).await;
+    let config = CONFIG.replace("name: http,", "name: http, driver: pingora,");
+    let edge = edge(&config).with("POOL", format!("backends: [{{ address: {} }}]", upstream.address())).start().await;
     let mut client = edge.client().await;
     for _ in 0..3 {
         let response = client.get("a", "/", &[]).await.unwrap();
         assert_eq!((response.text().as_str(), response.header_all("content-length").len(), response.broken), ("good", 0, false));
     }
+    assert_eq!(edge.metric("portcullis_driver_requests_total", &[("driver", "pingora")]), 3.0);
 }
 
 #[tokio::test]

@@ -357,7 +357,7 @@ impl Build<'_> {
         matches: &[(Vec<String>, raw::Match)],
         routes: &[Option<Arc<RoutePlan>>],
     ) -> Option<ListenerPlan> {
-        let raw::Listener { name, address, tls, proxy_protocol, h2c, filters, limits, normalise } = listener;
+        let raw::Listener { name, address, tls, proxy_protocol, h2c, driver, filters, limits, normalise } = listener;
         let place: [Segment; 2] = ["listeners".into(), at.into()];
         let placed = |error: ConfigError| error.at(at).at("listeners");
         let had_tls = tls.is_some();
@@ -400,6 +400,7 @@ impl Build<'_> {
             policy: Policy::from(&normalise),
             head_limits,
             body_limit,
+            driver,
             chain: chain?,
             router: router?,
             routes,

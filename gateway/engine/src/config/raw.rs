@@ -56,6 +56,9 @@ pub struct Listener {
     /// HTTP/2 without TLS, by prior knowledge. Default: false.
     #[serde(default)]
     pub h2c: bool,
+    /// Which code carries requests to backends. Default: `auto`.
+    #[serde(default)]
+    pub driver: Driver,
     /// Filters for every request of this listener, before its route is chosen.
     #[serde(default)]
     pub filters: Vec<FilterEntry>,
@@ -63,6 +66,19 @@ pub struct Listener {
     pub limits: Limits,
     #[serde(default)]
     pub normalise: Normalise,
+}
+
+/// Two drivers carry requests to backends; what happens to a request is the same with both. There is no value that forces the
+/// direct one: `auto` uses it for all that it can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Driver {
+    /// The direct driver, which costs less, where client and backend speak HTTP/1; Pingora's for HTTP/2, upgrades and filters that
+    /// look at bodies.
+    #[default]
+    Auto,
+    /// Pingora's for everything.
+    Pingora,
 }
 
 /// TLS of a listener: versions 1.2 and 1.3.

@@ -4,6 +4,7 @@ use crate::access_log::AccessLog;
 use crate::admin::AdminSettings;
 use crate::audit::AuditLog;
 use crate::chain::Chain;
+use crate::config::raw;
 use crate::decisions::Decisions;
 use crate::forwarded::TrustedProxies;
 use crate::http1::HeadLimits;
@@ -47,6 +48,7 @@ pub struct ListenerPlan {
     pub policy: Policy,
     pub head_limits: HeadLimits,
     pub body_limit: Option<u64>,
+    pub driver: raw::Driver,
     /// Runs before a route is chosen.
     pub chain: Chain,
     /// Finds an index into `routes`.

@@ -1,6 +1,6 @@
 //! Where a chunked body ends (RFC 9112, section 7.1), read strictly: CRLF only, no padding, bounded extensions.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 /// Bytes of one chunk's extensions.
 const MAX_EXTENSION: usize = 256;
@@ -45,6 +45,17 @@ enum State {
     LastLf,
 }
 
+/// What [`Scanner::next`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Bytes of the piece that are done with.
+    pub used: usize,
+    /// The body bytes among them.
+    pub data: Range<usize>,
+    /// The body ends here.
+    pub ended: bool,
+}
+
 /// Follows a chunked body through as many pieces as it comes in.
 #[derive(Debug, Default)]
 pub struct Scanner {
@@ -73,6 +84,29 @@ impl Scanner {
             }
         }
         Ok(None)
+    }
+
+    /// Reads on to the end of the next run of body bytes, or of `piece`. Extensions and trailer fields are checked and left
+    /// behind.
+    ///
+    /// # Errors
+    /// As [`scan`](Self::scan).
+    pub fn next(&mut self, piece: &[u8]) -> Result<Step, ChunkError> {
+        let mut at = 0;
+        while at < piece.len() {
+            if let State::Data { left } = self.state {
+                let take = left.min((piece.len() - at) as u64);
+                let end = at + take as usize;
+                self.state = if left == take { State::DataCr } else { State::Data { left: left - take } };
+                return Ok(Step { used: end, data: at..end, ended: false });
+            }
+            let byte = piece[at];
+            at += 1;
+            if self.step(byte)?.is_break() {
+                return Ok(Step { used: at, data: at..at, ended: true });
+            }
+        }
+        Ok(Step { used: at, data: at..at, ended: false })
     }
 
     fn step(&mut self, byte: u8) -> Result<ControlFlow<()>, ChunkError> {

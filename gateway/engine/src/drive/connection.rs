@@ -1,14 +1,19 @@
 //! One connection's loop: whatever comes in is read here first.
 //!
-//! HTTP/1 heads are read under one deadline, parsed strictly and normalised, and only then handed to Pingora, rewritten
-//! from what was understood. HTTP/2 connections are framed by the h2 library, and each stream's head passes the same
+//! HTTP/1 heads are read under one deadline, parsed strictly, normalised and judged, and only then served: by the direct
+//! driver, or by Pingora, for which they are rewritten from what was understood. HTTP/2 connections are framed by the h2 library, and each stream's head passes the same
 //! normaliser in the driver.
 
 use super::body_watch::BodyWatch;
-use super::convert;
 use super::gate::Gate;
+use super::judge::{Judged, judge};
 use super::pingora::{Driver, Inbound};
+use super::timer::Timer;
+use super::which::{Asked, Which, which};
+use super::{convert, direct};
+use crate::config::snapshot::{ListenerPlan, Snapshot};
 use crate::connection::Client;
+use crate::exchange::Next;
 use crate::http1::{self, Parsed};
 use crate::normalise::{self, BodyLength, Framing, Refusal};
 use crate::refusals::{self, Sketch};
@@ -21,7 +26,7 @@ use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{Digest, GetSocketDigest, GetTimingDigest, Stream};
 use pingora_http::ResponseHeader;
 use pingora_proxy::HttpProxy;
-use portcullis_plugin::{Finding, ResponseHead, Scheme, Version, reason};
+use portcullis_plugin::{Finding, RequestHead, ResponseHead, Scheme, Version, reason};
 use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
@@ -33,6 +38,14 @@ pub struct Serving {
     pub proxy: Arc<HttpProxy<Driver>>,
     pub shutdown: watch::Receiver<bool>,
     pub tracker: TaskTracker,
+}
+
+/// A request whose head was read and normalised, with the configuration it will be served by.
+struct Received {
+    snapshot: Arc<Snapshot>,
+    plan: Arc<ListenerPlan>,
+    request: RequestHead,
+    framing: Framing,
 }
 
 /// What the driver needs to know of an HTTP/2 stream.
@@ -59,53 +72,84 @@ impl Serving {
 
     async fn serve_http1(&self, mut gate: Box<Gate>, client: Arc<Client>) {
         let scheme = if client.connection.tls.is_some() { Scheme::Https } else { Scheme::Http };
+        let mut timer = Timer::default();
         let mut served = false;
         loop {
-            let Some(inbound) = self.read_head(&mut gate, &client, scheme, served).await else { return };
+            let Some(received) = self.read_head(&mut gate, &client, scheme, served).await else { return };
             served = true;
-            let keep_alive = inbound.framing.keep_alive;
-            match inbound.framing.body {
-                _ if inbound.framing.upgrade => gate.allow_after_upgrade(),
-                BodyLength::None => gate.allow_none(),
-                BodyLength::Exact(len) => gate.allow_exact(len),
-                BodyLength::Chunked => gate.allow_chunked(),
-            }
-            let mut head = Vec::with_capacity(1024);
-            // See the gate: an upgrade's body has no end before the answer.
-            let body = if inbound.framing.upgrade { BodyLength::Chunked } else { inbound.framing.body };
-            let framing = Framing { body, ..inbound.framing };
-            if inbound.framing.upgrade {
-                http1::write_head(&inbound.request, &framing, &mut head);
-            } else {
-                // Pingora frames the message; every other field is put into the upstream's request by the driver.
-                http1::write_head(&inbound.request.without_headers(), &framing, &mut head);
-            }
-            let mut session = ServerSession::new_http1(gate);
-            if let ServerSession::H1(session) = &mut session {
-                session.set_pipelined_prefix(BytesMut::from(&head[..]));
-                // A client that has sent its request may close its sending side and still read the response.
-                session.set_abort_on_close(false);
-                // HTTP/1.0 knows no interim responses (RFC 9110, section 15.2).
-                session.set_ignore_info_resp(inbound.request.version() == Version::Http10);
-                // The end of a refused upgrade's body is ours to give, right behind the answer.
-                session.set_close_on_response_before_downstream_finish(!inbound.framing.upgrade);
-            }
-            session.set_keepalive(keep_alive.then_some(60));
-            session.set_connection_user_context(Some(Box::new(inbound)));
-            let Some(reused) = self.proxy.process_new_http(session, &self.shutdown).await else { return };
-            let (stream, _) = reused.consume();
-            let Ok(back) = stream.into_any().downcast::<Gate>() else { return };
-            gate = back;
-            // A body that was not read to its end would be taken for a head.
-            if !keep_alive || !gate.is_spent() || !client.is_listed() {
+            let Received { snapshot, plan, request, framing } = received;
+            let judged = judge(&client, snapshot, Arc::clone(&plan), request, framing).await;
+            let asked = Asked {
+                driver: plan.driver,
+                upgrade: framing.upgrade,
+                looks_at_bodies: judged.run.looks_at_bodies(),
+                backend_http1: match &judged.next {
+                    Next::Forward(pool) => Some(pool.speaks_http1()),
+                    Next::Reply(_) => None,
+                },
+            };
+            let again = match which(asked) {
+                Which::Direct => {
+                    plan.metrics.direct.inc();
+                    direct::serve(&mut gate, &mut timer, judged, &self.shutdown).await
+                }
+                Which::Pingora => {
+                    plan.metrics.pingora.inc();
+                    let Some((back, again)) = self.through_pingora(gate, judged).await else { return };
+                    gate = back;
+                    again
+                }
+            };
+            if !again || !client.is_listed() {
                 pingora::protocols::Shutdown::shutdown(&mut *gate).await;
                 return;
             }
         }
     }
 
+    /// Has Pingora's driver serve the request. Gives the stream back, and whether it can carry another.
+    async fn through_pingora(&self, mut gate: Box<Gate>, judged: Judged) -> Option<(Box<Gate>, bool)> {
+        let framing = *judged.run.framing();
+        let request = judged.run.request();
+        let version = request.version();
+        match framing.body {
+            _ if framing.upgrade => gate.allow_after_upgrade(),
+            BodyLength::None => gate.allow_none(),
+            BodyLength::Exact(len) => gate.allow_exact(len),
+            BodyLength::Chunked => gate.allow_chunked(),
+        }
+        let mut head = Vec::with_capacity(1024);
+        // See the gate: an upgrade's body has no end before the answer.
+        let body = if framing.upgrade { BodyLength::Chunked } else { framing.body };
+        let announced = Framing { body, ..framing };
+        if framing.upgrade {
+            http1::write_head(request, &announced, &mut head);
+        } else {
+            // Pingora frames the message; every other field is put into the upstream's request by the driver.
+            http1::write_head(&request.without_headers(), &announced, &mut head);
+        }
+        let mut session = ServerSession::new_http1(gate);
+        if let ServerSession::H1(session) = &mut session {
+            session.set_pipelined_prefix(BytesMut::from(&head[..]));
+            // A client that has sent its request may close its sending side and still read the response.
+            session.set_abort_on_close(false);
+            // HTTP/1.0 knows no interim responses (RFC 9110, section 15.2).
+            session.set_ignore_info_resp(version == Version::Http10);
+            // The end of a refused upgrade's body is ours to give, right behind the answer.
+            session.set_close_on_response_before_downstream_finish(!framing.upgrade);
+        }
+        session.set_keepalive(framing.keep_alive.then_some(60));
+        session.set_connection_user_context(Some(Box::new(Inbound { judged, watch: None })));
+        let reused = self.proxy.process_new_http(session, &self.shutdown).await?;
+        let (stream, _) = reused.consume();
+        let gate = stream.into_any().downcast::<Gate>().ok()?;
+        // A body that was not read to its end would be taken for a head.
+        let again = framing.keep_alive && gate.is_spent();
+        Some((gate, again))
+    }
+
     /// Reads, parses and normalises one head. `None`: the connection is over, and the client has its answer.
-    async fn read_head(&self, gate: &mut Gate, client: &Arc<Client>, scheme: Scheme, served: bool) -> Option<Inbound> {
+    async fn read_head(&self, gate: &mut Gate, client: &Arc<Client>, scheme: Scheme, served: bool) -> Option<Received> {
         let mut shutdown = self.shutdown.clone();
         if gate.buffered().is_empty() {
             let (_, plan) = client.current();
@@ -133,7 +177,7 @@ impl Serving {
                 Ok(Parsed::Complete { head, len }) => match normalise::http1(head, scheme, &plan.policy) {
                     Ok((request, framing)) => {
                         gate.consume(len);
-                        return Some(Inbound { client: Arc::clone(client), watch: None, snapshot, plan, request, framing });
+                        return Some(Received { snapshot, plan, request, framing });
                     }
                     Err(refusal) => break refusal,
                 },
@@ -162,7 +206,7 @@ impl Serving {
         };
         let sent = timeout_at(Instant::now() + plan.settings.limits.write_timeout.get(), write).await;
         if matches!(sent, Ok(Ok(()))) {
-            gate.allow_exact(1);
+            gate.leave_unread();
             pingora::protocols::Shutdown::shutdown(gate).await;
         }
         None

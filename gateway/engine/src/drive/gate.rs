@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio_util::io::poll_read_buf;
 
 /// Bytes of later requests that are kept while one is being served. A client that sends more waits for its answers.
 const STASH: usize = 64 << 10;
@@ -84,6 +85,27 @@ impl Gate {
     pub async fn fill(&mut self) -> io::Result<usize> {
         self.buffer.reserve(8 << 10);
         self.inner.read_buf(&mut self.buffer).await
+    }
+
+    /// As [`fill`](Self::fill), for the direct driver: with room for more, which it asks for when bodies pass.
+    pub fn poll_fill(&mut self, context: &mut Context<'_>, room: usize) -> Poll<io::Result<usize>> {
+        self.buffer.reserve(room);
+        poll_read_buf(Pin::new(&mut self.inner), context, &mut self.buffer)
+    }
+
+    /// What has been read and is not yet used, to be taken from its front.
+    pub fn buffer_mut(&mut self) -> &mut BytesMut {
+        &mut self.buffer
+    }
+
+    /// Whether as much of later requests is kept as may be.
+    pub fn is_full(&self) -> bool {
+        self.buffer.len() >= STASH
+    }
+
+    /// A body was not read to its end: [`shutdown`](Shutdown::shutdown) gives the client time to.
+    pub fn leave_unread(&mut self) {
+        self.allow_exact(1);
     }
 
     pub fn allow_none(&mut self) {

@@ -1,8 +1,11 @@
-//! What drives the exchange: the connection loop with the strict parser in front, and the Pingora driver behind it.
+//! What drives the exchange: the connection loop with the strict parser in front, and two drivers behind it.
 //!
 //! - [`connection`]: one connection's loop: reads heads under a deadline, judges their form, hands requests on
 //! - [`gate`] and [`chunked`]: the stream a request is read from, which ends where the request ends
 //! - [`body_watch`]: the deadline for bodies of HTTP/2 requests
+//! - [`judge`]: the exchange's verdict on the head, with which both drivers begin
+//! - [`which`]: the driver of each request
+//! - [`direct`]: HTTP/1 to HTTP/1, without Pingora's proxy; [`timer`] is its clock
 //! - [`convert`]: between our heads and Pingora's
 //! - [`pingora`]: the only implementation of `ProxyHttp`; its phases call the exchange
 
@@ -10,5 +13,9 @@ pub mod body_watch;
 pub mod chunked;
 pub mod connection;
 pub mod convert;
+pub mod direct;
 pub mod gate;
+pub mod judge;
 pub mod pingora;
+pub mod timer;
+pub mod which;

@@ -3,6 +3,7 @@
 use super::body_watch::BodyWatch;
 use super::connection::Stream2;
 use super::convert;
+use super::judge::{Judged, judge};
 use crate::access_log::FinalVerdict;
 use crate::config::snapshot::{ListenerPlan, Snapshot};
 use crate::connection::Client;
@@ -22,7 +23,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use portcullis_plugin::{DecisionId, Reply, RequestHead, ResponseHead, Scheme, reason};
 use std::any::Any;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// How long the rest of a refused request's body is read, so that the connection can be used again.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -30,15 +31,11 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// Marks an error whose reply is already decided.
 const DECIDED: ErrorType = ErrorType::Custom("Decided");
 
-/// A request whose head our own loop has read and normalised, on its way through Pingora to [`Driver`].
+/// A judged request on its way through Pingora to [`Driver`]. HTTP/2 heads are read and judged by the driver itself.
 pub struct Inbound {
-    pub client: Arc<Client>,
+    pub judged: Judged,
     /// On HTTP/2.
     pub watch: Option<Arc<BodyWatch>>,
-    pub snapshot: Arc<Snapshot>,
-    pub plan: Arc<ListenerPlan>,
-    pub request: RequestHead,
-    pub framing: Framing,
 }
 
 /// One request's state between phases.
@@ -104,14 +101,15 @@ impl ProxyHttp for Driver {
         let inbound = match context.inbound.take() {
             Some(inbound) => *inbound,
             None => match read_http2(session) {
-                Ok(inbound) => inbound,
+                Ok(stream) => stream.judge().await,
                 Err(reply) => {
                     write(session, &ResponseHead::new(reply.status, reply.headers), reply.body).await?;
                     return Ok(true);
                 }
             },
         };
-        let limits = &inbound.plan.settings.limits;
+        let Inbound { judged: Judged { mut run, next, closes }, watch } = inbound;
+        let limits = &run.plan().settings.limits;
         session.set_read_timeout(Some(limits.body_timeout.get()));
         session.set_write_timeout(Some(limits.write_timeout.get()));
         session.as_downstream_mut().set_total_drain_timeout(Some(DRAIN));
@@ -119,25 +117,15 @@ impl ProxyHttp for Driver {
             // It would take an interim response for the answer (RFC 9110, section 15.2).
             session.as_downstream_mut().set_ignore_info_resp(true);
         }
-        let now = SystemTime::now();
-        let certificate = inbound.client.certificate_status(&inbound.plan, now);
-        let connection = Arc::clone(&inbound.client.connection);
-        let limit = inbound.plan.body_limit;
-        let Inbound { client: _, watch, snapshot, plan, request, framing } = inbound;
-        let too_large = matches!((limit, &framing.body), (Some(limit), BodyLength::Exact(len)) if *len > limit);
-        let mut run = Box::new(Run::new(snapshot, plan, connection, certificate, request, framing, now));
-        let next = run.judge().await;
-        let expects = run.framing().expect_continue;
         let reply = match next {
             Next::Reply(reply) => reply,
-            Next::Forward(_) if too_large => run.fail(Cause::BodyTooLarge),
             Next::Forward(pool) => {
                 // A tunnel lasts as long as its two ends like.
                 let total = pool.timeouts().total.filter(|_| !run.framing().upgrade);
                 context.deadline = total.map(|total| Instant::now() + total);
                 let tunnel = pool.timeouts().tunnel;
                 context.pool = Some(pool);
-                if expects {
+                if run.framing().expect_continue {
                     // The client waits for this with its body, and the backend may be one that never says it.
                     // It is no response yet: Pingora would close the connection behind one that comes before the body.
                     close_on_early_response(session, false);
@@ -156,7 +144,7 @@ impl ProxyHttp for Driver {
                 return Ok(false);
             }
         };
-        if expects || too_large {
+        if closes {
             // The body that was announced will not come, or is not wanted.
             session.set_keepalive(None);
         } else {
@@ -539,9 +527,27 @@ async fn write(session: &mut Session, head: &ResponseHead, body: Bytes) -> Resul
     Ok(())
 }
 
+/// An HTTP/2 request whose head was normalised.
+struct Received {
+    client: Arc<Client>,
+    watch: Arc<BodyWatch>,
+    snapshot: Arc<Snapshot>,
+    plan: Arc<ListenerPlan>,
+    request: RequestHead,
+    framing: Framing,
+}
+
+impl Received {
+    async fn judge(self) -> Inbound {
+        let Self { client, watch, snapshot, plan, request, framing } = self;
+        plan.metrics.pingora.inc();
+        Inbound { judged: judge(&client, snapshot, plan, request, framing).await, watch: Some(watch) }
+    }
+}
+
 /// Normalises the head of an HTTP/2 request; HTTP/1 heads come normalised from the connection loop. `Err` is the reply to
 /// a request that is refused.
-fn read_http2(session: &mut Session) -> std::result::Result<Inbound, Reply> {
+fn read_http2(session: &mut Session) -> std::result::Result<Received, Reply> {
     let has_body = !session.as_downstream_mut().is_body_empty();
     let stream = session
         .as_downstream()
@@ -565,7 +571,7 @@ fn read_http2(session: &mut Session) -> std::result::Result<Inbound, Reply> {
             if !has_body {
                 framing.body = BodyLength::None;
             }
-            Ok(Inbound { client, watch: Some(watch), snapshot, plan, request, framing })
+            Ok(Received { client, watch, snapshot, plan, request, framing })
         }
         Err(refusal) => {
             let sketch = Sketch::new(method.as_bytes(), authority.unwrap_or_default().as_bytes(), path.as_bytes(), "HTTP/2");

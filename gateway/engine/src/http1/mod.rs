@@ -1,10 +1,12 @@
-//! HTTP/1 on the wire: the strict parser of request heads, and the writer of what it has become.
+//! HTTP/1 on the wire: the strict parsers of request and response heads, and the writers of what they have become.
 
 mod parse;
+mod response;
 mod write;
 
 pub use parse::{Parsed, Parser, RawHead, parse};
-pub use write::write_head;
+pub use response::{Response, ResponseParser};
+pub use write::{write_head, write_response, write_upstream};
 
 use crate::config::raw;
 use crate::normalise::Refusal;

@@ -167,6 +167,10 @@ impl FilterMetrics {
 
 /// The connections of one listener.
 pub struct ListenerMetrics {
+    /// Requests that the direct driver served.
+    pub direct: Series<IntCounter>,
+    /// Requests that Pingora's driver served.
+    pub pingora: Series<IntCounter>,
     connections: Series<IntGauge>,
     handshake_failures: ByLabel<&'static str>,
     refused: ByLabel<ReasonCode>,
@@ -178,6 +182,8 @@ pub struct ListenerMetrics {
 impl ListenerMetrics {
     pub(super) fn new(families: &Families, listener: &str) -> Self {
         Self {
+            direct: families.driver_requests.series(&[listener, "direct"]),
+            pingora: families.driver_requests.series(&[listener, "pingora"]),
             connections: families.connections.series(&[listener]),
             handshake_failures: ByLabel::new(),
             refused: ByLabel::new(),

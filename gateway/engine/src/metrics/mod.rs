@@ -63,6 +63,7 @@ pub(crate) struct Families {
     verdicts: Family<IntCounter>,
     filter_panics: Family<IntCounter>,
     refused: Family<IntCounter>,
+    driver_requests: Family<IntCounter>,
     connections: Family<IntGauge>,
     handshake_failures: Family<IntCounter>,
     backend_up: Family<IntGauge>,
@@ -244,6 +245,12 @@ impl Families {
                 "portcullis_requests_refused_total",
                 &["listener", "reason"],
                 "Requests and connections that were refused before there was a route.",
+            )?,
+            driver_requests: family(
+                r,
+                "portcullis_driver_requests_total",
+                &["listener", "driver"],
+                "Requests by the driver that served them: direct or pingora.",
             )?,
             connections: family(r, "portcullis_connections", &["listener"], "Client connections that are open.")?,
             handshake_failures: family(

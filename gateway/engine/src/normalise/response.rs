@@ -6,11 +6,18 @@ use super::fields::content_length;
 use super::refusal::{Refusal, shown};
 use portcullis_plugin::headers::{is_name, is_value_byte};
 
+/// What a response head says of where its body ends. At most one of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ResponseFraming {
+    pub length: Option<u64>,
+    pub chunked: bool,
+}
+
 /// Checks status, names, values and framing of a response head.
 ///
 /// # Errors
 /// `upstream.invalid`, with the offending part in the finding.
-pub fn response<'a>(status: u16, headers: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<(), Refusal> {
+pub fn response<'a>(status: u16, headers: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<ResponseFraming, Refusal> {
     if !(100..=599).contains(&status) {
         return Err(Refusal::upstream("a status from 100 to 599", status.to_string()));
     }
@@ -49,7 +56,7 @@ pub fn response<'a>(status: u16, headers: impl IntoIterator<Item = (&'a str, &'a
     if has_no_body && (chunked || length.is_some_and(|length| length > 0)) {
         return Err(Refusal::upstream("no body", format!("a body announced with status {status}")));
     }
-    Ok(())
+    Ok(ResponseFraming { length, chunked })
 }
 
 #[cfg(test)]
@@ -57,7 +64,7 @@ mod tests {
     use super::*;
 
     fn check(status: u16, fields: &[(&str, &str)]) -> Result<(), Refusal> {
-        response(status, fields.iter().map(|(name, value)| (*name, value.as_bytes())))
+        response(status, fields.iter().map(|(name, value)| (*name, value.as_bytes()))).map(|_| ())
     }
 
     #[test]

@@ -1,12 +1,16 @@
 //! One backend: what is known of it, and the guard that counts a request in flight.
 
+use super::connection::{Connection, Dial, Idle};
 use super::peer::{self, PeerError};
 use crate::metrics::BackendMetrics;
 use parking_lot::Mutex;
 use pingora::upstreams::peer::HttpPeer;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 /// Names a backend within this process, over reloads.
@@ -71,6 +75,8 @@ pub(super) struct BackendState {
     in_flight: AtomicUsize,
     verdict: AtomicU8,
     pub(super) checker: Mutex<Option<Checker>>,
+    /// The direct driver's; Pingora has its own.
+    pub(super) idle: Idle,
 }
 
 const UNKNOWN: u8 = 0;
@@ -86,6 +92,7 @@ impl BackendState {
             in_flight: AtomicUsize::new(0),
             verdict: AtomicU8::new(UNKNOWN),
             checker: Mutex::new(None),
+            idle: Idle::default(),
         }
     }
 
@@ -125,8 +132,14 @@ pub(super) struct Backend {
     max_requests: Option<usize>,
     starts_healthy: bool,
     checked: bool,
+    reach: Reach,
+}
+
+/// How a backend is connected to, by each driver.
+pub(super) struct Reach {
     /// Cloned for every attempt.
-    peer: HttpPeer,
+    pub(super) peer: HttpPeer,
+    pub(super) dial: Dial,
 }
 
 impl Backend {
@@ -137,9 +150,9 @@ impl Backend {
         max_requests: Option<usize>,
         starts_healthy: bool,
         checked: bool,
-        peer: HttpPeer,
+        reach: Reach,
     ) -> Self {
-        Self { state, series, weight, max_requests, starts_healthy, checked, peer }
+        Self { state, series, weight, max_requests, starts_healthy, checked, reach }
     }
 
     pub(super) fn id(&self) -> BackendId {
@@ -163,7 +176,7 @@ impl Backend {
     }
 
     pub(super) fn peer(&self) -> &HttpPeer {
-        &self.peer
+        &self.reach.peer
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -221,7 +234,25 @@ impl Selected {
     /// # Errors
     /// If the backend cannot be verified: then it is not spoken to.
     pub fn peer(&self, upgrade: bool) -> Result<HttpPeer, PeerError> {
-        peer::for_attempt(&self.backend.peer, upgrade)
+        peer::for_attempt(&self.backend.reach.peer, upgrade)
+    }
+
+    /// An idle HTTP/1.1 connection, if there is one that is still good.
+    pub fn idle(&self) -> Option<Connection> {
+        self.backend.state.idle.take(self.backend.reach.dial.group)
+    }
+
+    /// A new HTTP/1.1 connection, verified if the pool speaks TLS.
+    ///
+    /// # Errors
+    /// If there is none within the pool's time for it, or by `end`.
+    pub async fn connect(&self, end: Option<Instant>) -> io::Result<Connection> {
+        self.backend.reach.dial.connect(self.address(), end).await
+    }
+
+    /// Keeps a connection for another request, for as long as the pool's `keepalive` says. On it nothing may be outstanding.
+    pub fn keep(&self, connection: Connection, keepalive: Duration) {
+        self.backend.state.idle.keep(connection, keepalive);
     }
 
     /// Counts how the attempt ended.

@@ -9,6 +9,7 @@
 //! - [`balance`]: one of those that can is chosen
 //! - [`backend`]: what is known of one address, and the guard that counts a request in flight
 //! - [`peer`]: the only place that makes an `HttpPeer`
+//! - [`connection`]: the direct driver's connections, and the idle ones among them
 //! - [`split`]: shares requests out between pools
 //! - [`state`]: what outlives a reload
 //!
@@ -18,6 +19,7 @@
 pub mod address;
 pub mod backend;
 pub mod balance;
+pub mod connection;
 pub mod health;
 pub mod peer;
 pub mod resolve;
@@ -29,6 +31,7 @@ mod state;
 mod tests;
 
 pub use backend::{BackendId, BackendOutcome, Selected};
+pub use connection::Connection;
 pub use peer::PeerError;
 pub use settings::Timeouts;
 pub use split::Split;
@@ -48,6 +51,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// A group of backends that serve the same thing, as one configuration describes it.
 ///
@@ -141,6 +145,7 @@ impl Pool {
                 resolve::ensure(name, self.settings.resolve_interval, &self.resolver, &self.name, &self.state);
             }
         }
+        self.state.keep_swept();
         self.refresh();
     }
 
@@ -173,6 +178,16 @@ impl Pool {
     /// Whether its backends are spoken to over HTTP/2 and nothing else.
     pub fn needs_http2(&self) -> bool {
         self.settings.peers.needs_http2()
+    }
+
+    /// Whether its backends are spoken to over HTTP/1.1 for certain: with `auto` on TLS, each connection decides.
+    pub fn speaks_http1(&self) -> bool {
+        self.settings.peers.speaks_http1()
+    }
+
+    /// How long an idle connection is kept.
+    pub fn keepalive(&self) -> Duration {
+        self.settings.peers.keepalive()
     }
 
     /// The `Host` sent to backends, if it is not the client's.
@@ -218,8 +233,9 @@ impl Pool {
     }
 
     fn member(&self, entry: &Entry, address: SocketAddr) -> Option<Arc<Backend>> {
-        let peer = match self.settings.peers.peer(address, &entry.host) {
-            Ok(peer) => peer,
+        let peers = &self.settings.peers;
+        let reach = match peers.reach(address, &entry.host) {
+            Ok(reach) => reach,
             Err(error) => {
                 // A backend that cannot be spoken to as configured gets no requests.
                 tracing::error!(pool = %self.name, backend = %entry.label, %address, %error, "backend left out");
@@ -233,7 +249,7 @@ impl Pool {
             entry.max_requests,
             self.settings.health.as_ref().is_none_or(|check| check.starts_healthy()),
             self.settings.health.is_some(),
-            peer,
+            reach,
         )))
     }
 

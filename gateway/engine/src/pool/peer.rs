@@ -5,6 +5,8 @@
 //! option that matters is set here, and a TLS peer without a name to verify is an error.
 
 use super::address::{Host, check_name};
+use super::backend::Reach;
+use super::connection::Dial;
 use super::settings::Timeouts;
 use crate::config::raw;
 use pingora::protocols::TcpKeepalive;
@@ -13,8 +15,8 @@ use pingora::tls::load_platform_certs_incl_env_into_store;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
 use portcullis_plugin::{ConfigError, Env};
-use rustls::RootCertStore;
 use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -44,6 +46,8 @@ pub(super) struct Peers {
 }
 
 struct PeerTls {
+    /// The same for the direct driver.
+    config: Arc<ClientConfig>,
     ca: Option<Arc<CaType>>,
     client: Option<Arc<CertKey>>,
     server_name: Option<String>,
@@ -81,6 +85,36 @@ impl Peers {
 
     pub(super) fn needs_http2(&self) -> bool {
         self.protocol == raw::Protocol::H2
+    }
+
+    pub(super) fn speaks_http1(&self) -> bool {
+        match self.protocol {
+            raw::Protocol::Http11 => true,
+            raw::Protocol::Auto => self.tls.is_none(),
+            raw::Protocol::H2 => false,
+        }
+    }
+
+    pub(super) fn keepalive(&self) -> Duration {
+        self.keepalive
+    }
+
+    /// How both drivers connect. `host` is the backend's, as configured.
+    pub(super) fn reach(&self, address: SocketAddr, host: &str) -> Result<Reach, PeerError> {
+        Ok(Reach { peer: self.peer(address, host)?, dial: self.dial(host)? })
+    }
+
+    /// How the direct driver connects. `host` is the backend's, as configured.
+    fn dial(&self, host: &str) -> Result<Dial, PeerError> {
+        let tls = match &self.tls {
+            None => None,
+            Some(tls) => {
+                let name = tls.server_name.as_deref().unwrap_or(host).to_owned();
+                let name = ServerName::try_from(name).map_err(|_| PeerError::NoServerName)?;
+                Some((Arc::clone(&tls.config), name))
+            }
+        };
+        Ok(Dial { tls, group: self.group, connect: self.timeouts.connect })
     }
 
     /// A peer to clone for each attempt. `host` is the backend's, as configured.
@@ -165,18 +199,19 @@ impl PeerTls {
             check_server_name(name).map_err(|error| error.at("server_name"))?;
         }
         server_name.hash(group);
-        let ca = match ca {
-            Some(path) => Some(bundle(&path, env, group).map_err(|error| error.at("ca"))?),
-            None => {
-                public_cas()?;
-                None
+        let (ca, roots) = match ca {
+            Some(path) => {
+                let (ca, roots) = bundle(&path, env, group).map_err(|error| error.at("ca"))?;
+                (Some(ca), Arc::new(roots))
             }
+            None => (None, public_cas()?),
         };
         let client = client_certificate
             .map(|certificate| client_certificate_of(certificate, env, group))
             .transpose()
             .map_err(|error| error.at("client_certificate"))?;
-        Ok(Self { ca, client, server_name })
+        let config = client_config(roots, client.as_deref())?;
+        Ok(Self { config, ca, client, server_name })
     }
 }
 
@@ -194,8 +229,31 @@ fn check_server_name(name: &str) -> Result<(), ConfigError> {
     ServerName::try_from(name).map(|_| ()).map_err(|_| refuse("it is not a host name"))
 }
 
+/// What the direct driver's TLS is made with: the same CAs and client certificate as Pingora's, HTTP/1.1 and nothing else.
+fn client_config(roots: Arc<RootCertStore>, client: Option<&CertKey>) -> Result<Arc<ClientConfig>, ConfigError> {
+    let unusable = |_| ConfigError::new("TLS to the backends cannot be set up with this certificate");
+    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(unusable)?
+        .with_root_certificates(roots);
+    let mut config = match client {
+        None => builder.with_no_client_auth(),
+        Some(client) => {
+            let chain = std::iter::once(client.leaf())
+                .chain(client.intermediates())
+                .map(|certificate| CertificateDer::from(certificate.borrow_raw_cert().clone()))
+                .collect();
+            let key = PrivateKeyDer::try_from(client.key().clone())
+                .map_err(|_| ConfigError::new("the client certificate's key cannot be used").at("client_certificate"))?;
+            builder.with_client_auth_cert(chain, key).map_err(unusable)?
+        }
+    };
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
 /// The CAs of a PEM bundle.
-fn bundle(path: &str, env: &Env, group: &mut DefaultHasher) -> Result<Arc<CaType>, ConfigError> {
+fn bundle(path: &str, env: &Env, group: &mut DefaultHasher) -> Result<(Arc<CaType>, RootCertStore), ConfigError> {
     let mut roots = RootCertStore::empty();
     let mut wrapped = Vec::new();
     for der in certificates(path, env)? {
@@ -203,7 +261,7 @@ fn bundle(path: &str, env: &Env, group: &mut DefaultHasher) -> Result<Arc<CaType
         der.as_ref().hash(group);
         wrapped.push(WrappedX509::new(der.to_vec(), parse_x509));
     }
-    Ok(wrapped.into())
+    Ok((wrapped.into(), roots))
 }
 
 /// The certificates of a PEM file, each of them readable; at least one.
@@ -247,14 +305,14 @@ fn client_certificate_of(raw: raw::Certificate, env: &Env, group: &mut DefaultHa
     Ok(Arc::new(CertKey::new(chain, private.secret_der().to_vec())))
 }
 
-/// Whether Pingora will find the public CAs of this system, which it loads by itself. Asked once.
-pub(super) fn public_cas() -> Result<(), ConfigError> {
-    static FOUND: OnceLock<Result<(), String>> = OnceLock::new();
+/// The public CAs of this system, which Pingora loads by itself. Read once.
+pub(super) fn public_cas() -> Result<Arc<RootCertStore>, ConfigError> {
+    static FOUND: OnceLock<Result<Arc<RootCertStore>, String>> = OnceLock::new();
     let look = || {
         let mut roots = RootCertStore::empty();
         match load_platform_certs_incl_env_into_store(&mut roots) {
             Ok(()) if roots.is_empty() => Err("there are none".to_owned()),
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(Arc::new(roots)),
             Err(error) => Err(error.to_string()),
         }
     };

@@ -8,8 +8,9 @@ use super::resolve::Name;
 use crate::weak_map::WeakMap;
 use parking_lot::Mutex;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 #[derive(Default)]
 pub(super) struct PoolState {
@@ -20,7 +21,11 @@ pub(super) struct PoolState {
     /// Every pool that is started and in use, the newest last.
     pools: Mutex<Vec<Weak<Pool>>>,
     active: AtomicU64,
+    swept: AtomicBool,
 }
+
+/// How often idle connections are looked through. One that is taken is looked at anyway.
+const SWEEP: Duration = Duration::from_secs(2);
 
 impl PoolState {
     pub(super) fn backend(&self, label: &Arc<str>, address: SocketAddr) -> Arc<BackendState> {
@@ -43,6 +48,28 @@ impl PoolState {
 
     pub(super) fn active(&self) -> u64 {
         self.active.load(Ordering::Acquire)
+    }
+
+    /// Lets go of idle connections that have become useless.
+    pub(super) fn sweep(&self) {
+        for backend in self.backends.all() {
+            backend.idle.sweep();
+        }
+    }
+
+    /// Begins to sweep, if nobody does yet; ends when no pool has the state any more.
+    pub(super) fn keep_swept(self: &Arc<Self>) {
+        if self.swept.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let state = Arc::downgrade(self);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(SWEEP).await;
+                let Some(state) = state.upgrade() else { return };
+                state.sweep();
+            }
+        });
     }
 
     /// Health or addresses have changed: every pool in use looks again. Also those of older configurations, whose

@@ -15,7 +15,7 @@ const MAX_HEADER_BYTES: u64 = 1_000 << 10;
 const MIN_HEADER_BYTES: u64 = 1024;
 
 pub(super) fn check_listener(listener: &raw::Listener, findings: &mut Findings) {
-    let raw::Listener { name: _, address: _, tls, proxy_protocol, h2c, filters: _, limits, normalise: _ } = listener;
+    let raw::Listener { name: _, address: _, tls, proxy_protocol, h2c, driver: _, filters: _, limits, normalise: _ } = listener;
     if let Some(tls) = tls {
         if *h2c {
             findings.refuse(

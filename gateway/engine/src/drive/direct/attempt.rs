@@ -1,0 +1,336 @@
+//! One attempt on one backend: the request goes out, the response comes in, and either may come before the other has ended.
+
+use super::body::{Body, Flow, Push};
+use crate::drive::chunked::ChunkError;
+use crate::drive::gate::Gate;
+use crate::drive::timer::Timer;
+use crate::exchange::Run;
+use crate::http1::{Response, ResponseParser};
+use crate::normalise::Refusal;
+use crate::pool::{BackendOutcome, Connection};
+use crate::rescue::Cause;
+use bytes::{Buf, BytesMut};
+use portcullis_plugin::{Reply, reason};
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::io::poll_read_buf;
+
+/// Room for one read of a body.
+const READ: usize = 16 << 10;
+/// Room for what a client sends while it waits.
+const READ_AHEAD: usize = 4 << 10;
+/// Bytes of a request's body that are kept so that it can be sent again.
+const REPLAY: usize = 64 << 10;
+
+/// Why an attempt did not come to its end.
+pub enum Broken {
+    /// The client is gone, or its request breaks off.
+    Client,
+    ClientTimeout,
+    /// The client's chunked coding is not what the RFC allows.
+    ClientCoding,
+    /// The body is refused, and this is the answer.
+    Refused(Reply),
+    /// The backend closed or broke the connection.
+    Backend,
+    BackendTimeout,
+    BackendInvalid(Refusal),
+}
+
+impl Broken {
+    /// What it means to the client and to the backend's record.
+    pub fn explain(&self) -> (Cause, BackendOutcome) {
+        let ambiguous = Cause::Refused { status: 400, reason: reason::REQUEST_AMBIGUOUS };
+        match self {
+            Self::Client => (Cause::ClientGone, BackendOutcome::Cancelled),
+            Self::ClientTimeout => (Cause::RequestTimeout, BackendOutcome::Cancelled),
+            Self::ClientCoding => (ambiguous, BackendOutcome::Cancelled),
+            Self::Refused(_) => (Cause::BodyTooLarge, BackendOutcome::Cancelled),
+            Self::Backend => (Cause::UpstreamReset, BackendOutcome::Reset),
+            Self::BackendTimeout => (Cause::UpstreamTimeout, BackendOutcome::Timeout),
+            Self::BackendInvalid(_) => (Cause::UpstreamInvalid, BackendOutcome::Invalid),
+        }
+    }
+}
+
+/// How long each kind of waiting may last.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// For a piece of the client's body.
+    pub body: Duration,
+    /// For the backend to take something.
+    pub write: Duration,
+    /// For the backend to say something.
+    pub read: Duration,
+    /// When all of it has to be over.
+    pub end: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sending {
+    Going,
+    Complete,
+    /// The backend takes no more; it may have answered nevertheless.
+    Stopped,
+}
+
+/// What was sent of a body, so that it can be sent again. `None`: it is too much, or nobody wants it again.
+pub type Replay = Option<Vec<u8>>;
+
+pub struct Attempt<'a> {
+    pub gate: &'a mut Gate,
+    pub timer: &'a mut Timer,
+    pub run: &'a mut Run,
+    connection: Connection,
+    /// From the backend.
+    input: &'a mut BytesMut,
+    parser: ResponseParser,
+    request: Flow<'a>,
+    counted: u64,
+    replay: &'a mut Replay,
+    patience: Patience,
+    sending: Sending,
+    /// The client has closed its sending side.
+    client_ended: bool,
+    reads: u64,
+}
+
+impl<'a> Attempt<'a> {
+    #[allow(clippy::too_many_arguments)] // Each is borrowed from another place.
+    pub fn new(
+        gate: &'a mut Gate,
+        timer: &'a mut Timer,
+        run: &'a mut Run,
+        connection: Connection,
+        input: &'a mut BytesMut,
+        request: Flow<'a>,
+        replay: &'a mut Replay,
+        patience: Patience,
+    ) -> Self {
+        input.clear();
+        timer.restart();
+        let parser = ResponseParser::default();
+        let sending = Sending::Going;
+        Self {
+            gate,
+            timer,
+            run,
+            connection,
+            input,
+            parser,
+            request,
+            counted: 0,
+            replay,
+            patience,
+            sending,
+            client_ended: false,
+            reads: 0,
+        }
+    }
+
+    /// Sends the request until the backend answers. Interim responses are answers too: ask again after one.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub async fn answer(&mut self) -> Result<Response, Broken> {
+        self.stage()?;
+        poll_fn(|context| {
+            let before = self.moved();
+            if let Poll::Ready(answer) = self.poll_head(context) {
+                self.timer.restart();
+                return Poll::Ready(answer);
+            }
+            if let Err(broken) = self.poll_client(context) {
+                return Poll::Ready(Err(broken));
+            }
+            if self.moved() != before {
+                self.timer.restart();
+            }
+            let (limit, broken) = match self.sending {
+                Sending::Going if self.request.is_writing() => (self.patience.write, Broken::BackendTimeout),
+                Sending::Going => (self.patience.body, Broken::ClientTimeout),
+                _ => (self.patience.read, Broken::BackendTimeout),
+            };
+            ready!(self.timer.poll(context, limit, self.patience.end));
+            Poll::Ready(Err(if self.is_over() { Broken::BackendTimeout } else { broken }))
+        })
+        .await
+    }
+
+    /// Sends the response, of which `response` has the head, to the client; and goes on with the request meanwhile.
+    ///
+    /// # Errors
+    /// If it breaks off on the way.
+    pub async fn relay(&mut self, response: &mut Flow<'_>) -> Result<(), Broken> {
+        response.stage(self.input, &mut |_| {}).map_err(invalid_coding)?;
+        let relayed = poll_fn(|context| {
+            let before = self.moved() + response.sent;
+            if let Poll::Ready(ended) = self.poll_body(context, response) {
+                return Poll::Ready(ended);
+            }
+            if let Err(broken) = self.poll_client(context) {
+                return Poll::Ready(Err(broken));
+            }
+            if self.moved() + response.sent != before {
+                self.timer.restart();
+            }
+            // A client that does not read has its limit in its own stream.
+            let limit = match (response.is_writing(), self.patience.end) {
+                (true, None) => return Poll::Pending,
+                (true, Some(_)) => FAR,
+                (false, _) => self.patience.read,
+            };
+            ready!(self.timer.poll(context, limit, self.patience.end));
+            Poll::Ready(Err(Broken::BackendTimeout))
+        })
+        .await;
+        self.timer.restart();
+        relayed
+    }
+
+    /// Whether the whole request was sent.
+    pub fn is_sent(&self) -> bool {
+        self.sending == Sending::Complete
+    }
+
+    /// What is left of the request's body.
+    pub fn into_body(self) -> Body {
+        self.request.body
+    }
+
+    /// The connection, if nothing is outstanding on it: a byte too many would be taken for the next answer.
+    pub fn into_connection(self) -> Option<Connection> {
+        (self.is_sent() && self.input.is_empty()).then_some(self.connection)
+    }
+
+    fn is_over(&self) -> bool {
+        self.patience.end.is_some_and(|end| Instant::now() >= end)
+    }
+
+    /// Changes whenever something was read or written.
+    fn moved(&self) -> u64 {
+        self.reads + self.request.sent
+    }
+
+    fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<Result<Response, Broken>> {
+        loop {
+            if !self.input.is_empty() {
+                match self.parser.parse(self.input) {
+                    Ok(Some(response)) => {
+                        self.input.advance(response.len);
+                        return Poll::Ready(Ok(response));
+                    }
+                    Ok(None) => {}
+                    Err(refusal) => return Poll::Ready(Err(Broken::BackendInvalid(refusal))),
+                }
+            }
+            if ready!(self.poll_backend(context))? == 0 {
+                return Poll::Ready(Err(Broken::Backend));
+            }
+        }
+    }
+
+    fn poll_body(&mut self, context: &mut Context<'_>, response: &mut Flow<'_>) -> Poll<Result<(), Broken>> {
+        loop {
+            match ready!(response.poll_push(context, self.input, &mut *self.gate, false)) {
+                Err(_) => return Poll::Ready(Err(Broken::Client)),
+                Ok(Push::Complete) => return Poll::Ready(Ok(())),
+                Ok(Push::Hungry) => {}
+            }
+            if self.input.is_empty() && ready!(self.poll_backend(context))? == 0 {
+                if !matches!(response.body, Body::UntilClosed) {
+                    return Poll::Ready(Err(Broken::Backend));
+                }
+                response.end_of_stream();
+            }
+            response.refill(self.input, false, &mut |_| {}).map_err(invalid_coding)?;
+        }
+    }
+
+    fn poll_backend(&mut self, context: &mut Context<'_>) -> Poll<Result<usize, Broken>> {
+        self.input.reserve(READ);
+        let read = ready!(poll_read_buf(Pin::new(&mut self.connection), context, self.input));
+        self.reads += 1;
+        Poll::Ready(read.map_err(|_| Broken::Backend))
+    }
+
+    /// Sends the request on; once it is sent, sees whether the client is still there.
+    fn poll_client(&mut self, context: &mut Context<'_>) -> Result<(), Broken> {
+        if self.sending == Sending::Going {
+            match self.poll_request(context) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(())) => self.sending = Sending::Complete,
+                Poll::Ready(Err(Broken::Backend)) => self.sending = Sending::Stopped,
+                Poll::Ready(Err(broken)) => return Err(broken),
+            }
+        }
+        while !self.client_ended && !self.gate.is_full() {
+            match self.gate.poll_fill(context, READ_AHEAD) {
+                Poll::Pending => break,
+                // It has said all it wants to say, and may read the answer all the same.
+                Poll::Ready(Ok(0)) => self.client_ended = true,
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) => return Err(Broken::Client),
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_request(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        loop {
+            let copied = self.replay.is_some();
+            match ready!(self.request.poll_push(context, self.gate.buffer_mut(), &mut self.connection, copied)) {
+                Err(_) => return Poll::Ready(Err(Broken::Backend)),
+                Ok(Push::Complete) => return Poll::Ready(self.count()),
+                Ok(Push::Hungry) => {}
+            }
+            if self.gate.buffered().is_empty() {
+                match ready!(self.gate.poll_fill(context, READ)) {
+                    Ok(1..) => self.reads += 1,
+                    _ => return Poll::Ready(Err(Broken::Client)),
+                }
+            }
+            let replay = &mut *self.replay;
+            let staged = self.request.refill(self.gate.buffer_mut(), copied, &mut |data| keep(replay, data));
+            staged.map_err(|_: ChunkError| Broken::ClientCoding)?;
+            self.count()?;
+        }
+    }
+
+    /// Puts what is there of the request's body behind its head.
+    fn stage(&mut self) -> Result<(), Broken> {
+        if self.sending == Sending::Going {
+            let replay = &mut *self.replay;
+            let staged = self.request.stage(self.gate.buffer_mut(), &mut |data| keep(replay, data));
+            staged.map_err(|_: ChunkError| Broken::ClientCoding)?;
+            self.count()?;
+        }
+        Ok(())
+    }
+
+    /// Counts the body before it is sent on; one that goes on uncopied has said its length, and was measured by it.
+    fn count(&mut self) -> Result<(), Broken> {
+        let fresh = self.request.bytes - std::mem::replace(&mut self.counted, self.request.bytes);
+        if fresh == 0 { Ok(()) } else { self.run.count_request_body(fresh).map_err(Broken::Refused) }
+    }
+}
+
+/// Longer than any wait.
+const FAR: Duration = Duration::from_secs(24 * 3600);
+
+fn invalid_coding(error: ChunkError) -> Broken {
+    Broken::BackendInvalid(Refusal::upstream("the chunked coding of RFC 9112", error.to_string()))
+}
+
+fn keep(replay: &mut Replay, data: &[u8]) {
+    if let Some(kept) = replay {
+        if kept.len() + data.len() > REPLAY {
+            *replay = None;
+        } else {
+            kept.extend_from_slice(data);
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! The strict parser of HTTP/1 response heads (RFC 9112, section 4): what a backend says is read in one way, or not at all.
+//!
+//! Bare CR or LF, folded lines, blanks before a colon, control characters and versions other than 1.0 and 1.1 are refused, as
+//! in requests.
+
+use crate::normalise::{self, Refusal, ResponseFraming, shown};
+use memchr::memchr;
+use portcullis_plugin::headers::is_value_byte;
+use portcullis_plugin::{HeaderError, Headers, ResponseHead};
+
+/// From the first byte of the status line to the last of the empty line.
+const MAX_BYTES: usize = 128 << 10;
+/// A backend may send more fields than a client may; the limit is only against memory.
+const MAX_FIELDS: usize = 1000;
+
+/// A response head in its one reading.
+#[derive(Debug, Clone)]
+pub struct Response {
+    pub head: ResponseHead,
+    pub framing: ResponseFraming,
+    /// Whether the backend would take another request on the connection.
+    pub keep_alive: bool,
+    /// The bytes that the head takes up; the body, if any, follows.
+    pub len: usize,
+}
+
+/// Remembers how far it has come in a head that is still arriving.
+#[derive(Debug, Default)]
+pub struct ResponseParser {
+    /// Where the current line starts.
+    line: usize,
+    /// Up to where there is no line end.
+    searched: usize,
+}
+
+impl ResponseParser {
+    /// Goes on where it stopped. `buffer` holds the head from its first byte, and only ever grows until the head is complete or
+    /// refused; after that the parser is ready for the next head.
+    ///
+    /// # Errors
+    /// `upstream.invalid`.
+    pub fn parse(&mut self, buffer: &[u8]) -> Result<Option<Response>, Refusal> {
+        if let Some(expected) = b"HTTP/1.".get(..buffer.len().min(7))
+            && !buffer.starts_with(expected)
+        {
+            return Err(Refusal::upstream("HTTP/1.0 or HTTP/1.1", "something else"));
+        }
+        while let Some(offset) = memchr(b'\n', buffer.get(self.searched..).unwrap_or_default()) {
+            let end = self.searched + offset;
+            let line = buffer.get(self.line..end).unwrap_or_default();
+            let Some(line) = line.strip_suffix(b"\r") else {
+                return Err(Refusal::upstream("lines that end with CR LF", "a bare LF"));
+            };
+            self.line = end + 1;
+            self.searched = self.line;
+            if self.line > MAX_BYTES {
+                return Err(too_large());
+            }
+            if line.is_empty() {
+                let len = self.line;
+                *self = Self::default();
+                return assemble(buffer.get(..len).unwrap_or_default()).map(Some);
+            }
+        }
+        self.searched = buffer.len();
+        if buffer.len() >= MAX_BYTES { Err(too_large()) } else { Ok(None) }
+    }
+}
+
+fn too_large() -> Refusal {
+    Refusal::upstream(format!("a head of at most {MAX_BYTES} bytes and {MAX_FIELDS} fields"), "a larger one")
+}
+
+/// Each line of `head` ends with CR LF, and the last one is empty.
+fn assemble(head: &[u8]) -> Result<Response, Refusal> {
+    let start = memchr(b'\n', head).map_or(head.len(), |at| at + 1);
+    let (status, http10) = status_line(head.get(..start.saturating_sub(2)).unwrap_or_default())?;
+    let section = head.get(start..head.len().saturating_sub(2)).unwrap_or_default();
+    // Room for the decision id and a few fields of filters.
+    let mut owned = Vec::with_capacity(section.len() + 256);
+    owned.extend_from_slice(section);
+    let mut headers = Headers::driver_new(owned, MAX_FIELDS);
+    let mut at = 0;
+    while let Some(offset) = memchr(b'\n', section.get(at..).unwrap_or_default()) {
+        field_line(section.get(at..(at + offset).saturating_sub(1)).unwrap_or_default(), at, &mut headers)?;
+        at += offset + 1;
+    }
+    let framing = normalise::response(status, headers.iter())?;
+    if http10 && framing.chunked {
+        return Err(Refusal::upstream("Transfer-Encoding in HTTP/1.1 only", "HTTP/1.0"));
+    }
+    let says = |option: &[u8]| {
+        let mut options = headers.get_all("connection").flat_map(|value| value.split(|b| *b == b','));
+        options.any(|name| name.trim_ascii().eq_ignore_ascii_case(option))
+    };
+    let keep_alive = if http10 { says(b"keep-alive") && !says(b"close") } else { !says(b"close") };
+    Ok(Response { head: ResponseHead::new(status, headers), framing, keep_alive, len: head.len() })
+}
+
+/// RFC 9112, section 4. The reason phrase says nothing, and may be missing together with its space.
+fn status_line(line: &[u8]) -> Result<(u16, bool), Refusal> {
+    let refuse = || Refusal::upstream("a status line of HTTP/1.0 or HTTP/1.1", shown(line.get(..32).unwrap_or(line)));
+    let http10 = match line.get(..9) {
+        Some(b"HTTP/1.1 ") => false,
+        Some(b"HTTP/1.0 ") => true,
+        _ => return Err(refuse()),
+    };
+    let (Some([a, b, c]), rest) = (line.get(9..12), line.get(12..).unwrap_or_default()) else { return Err(refuse()) };
+    if ![a, b, c].iter().all(|digit| digit.is_ascii_digit())
+        || !(rest.is_empty() || rest.starts_with(b" "))
+        || !rest.iter().all(|b| is_value_byte(*b))
+    {
+        return Err(refuse());
+    }
+    let digit = |byte: &u8| u16::from(byte - b'0');
+    Ok((digit(a) * 100 + digit(b) * 10 + digit(c), http10))
+}
+
+/// RFC 9112, section 5. The value's bytes are checked by the normaliser.
+fn field_line(line: &[u8], at: usize, headers: &mut Headers) -> Result<(), Refusal> {
+    if matches!(line.first(), Some(b' ' | b'\t')) {
+        return Err(Refusal::upstream("a field on one line", "a folded line"));
+    }
+    let Some(colon) = memchr(b':', line) else {
+        return Err(Refusal::upstream("a colon in each field", "a line without one"));
+    };
+    let value = &line[colon + 1..];
+    let blank = |b: &&u8| matches!(b, b' ' | b'\t');
+    let leading = value.iter().take_while(blank).count();
+    let trailing = value.iter().skip(leading).rev().take_while(blank).count();
+    let value_at = at + colon + 1;
+    headers.driver_index(at..at + colon, value_at + leading..value_at + value.len() - trailing).map_err(|error| match error {
+        HeaderError::TooMany => too_large(),
+        _ => Refusal::upstream("a field name that is a token, right before its colon", shown(&line[..colon])),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(raw: &[u8]) -> Result<Option<Response>, Refusal> {
+        let whole = ResponseParser::default().parse(raw);
+        // Byte by byte must say the same.
+        let mut parser = ResponseParser::default();
+        let mut single = Ok(None);
+        for end in 1..=raw.len() {
+            single = parser.parse(&raw[..end]);
+            if !matches!(single, Ok(None)) {
+                break;
+            }
+        }
+        let shape = |result: &Result<Option<Response>, Refusal>| match result {
+            Ok(Some(response)) => Ok(Some((response.head.status(), response.head.headers().len(), response.len))),
+            Ok(None) => Ok(None),
+            Err(refusal) => Err(refusal.status),
+        };
+        assert_eq!(shape(&whole), shape(&single), "{}", raw.escape_ascii());
+        whole
+    }
+
+    #[test]
+    fn an_honest_response_is_read() {
+        let response = parse(b"HTTP/1.1 200 Fine\r\nServer: x\r\nContent-Length:  5 \r\nX-\xC3: a\r\n\r\nhello".get(..).unwrap());
+        assert!(response.is_err(), "a name that is no token");
+        let response = parse(b"HTTP/1.1 200 Fine\r\nServer: \xE9\r\nContent-Length:  5 \r\n\r\nhello").unwrap().unwrap();
+        assert_eq!(
+            (response.head.status(), response.framing.length, response.keep_alive, response.len),
+            (200, Some(5), true, 53)
+        );
+        assert_eq!(response.head.headers().get("server"), Some(&b"\xE9"[..]));
+        for (raw, keep_alive) in [
+            (&b"HTTP/1.1 404\r\n\r\n"[..], true),
+            (b"HTTP/1.1 404 \r\n\r\n", true),
+            (b"HTTP/1.1 200 OK\r\nconnection: x, Close\r\n\r\n", false),
+            (b"HTTP/1.0 200 OK\r\n\r\n", false),
+            (b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n\r\n", true),
+            (b"HTTP/1.0 200 OK\r\nConnection: keep-alive, close\r\n\r\n", false),
+        ] {
+            assert_eq!(parse(raw).unwrap().unwrap().keep_alive, keep_alive, "{}", raw.escape_ascii());
+        }
+        assert!(parse(b"HTTP/1.1 200 OK\r\nA: b\r\n").unwrap().is_none());
+    }
+
+    #[test]
+    fn what_two_parsers_could_read_differently_is_refused() {
+        for raw in [
+            &b"HTTP/1.1 200 OK\n\n"[..],
+            b"HTTP/1.1 200 OK\r\nA: b\n\r\n",
+            b"HTTP/1.1 200 OK\r\nA: b\rc\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nA : b\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nA\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\n: b\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nA: \0\r\n\r\n",
+            b"HTTP/1.1 2000 OK\r\n\r\n",
+            b"HTTP/1.1 20 OK\r\n\r\n",
+            b"HTTP/1.1 +20 OK\r\n\r\n",
+            b"HTTP/1.1  200 OK\r\n\r\n",
+            b"HTTP/1.1 200 O\x00K\r\n\r\n",
+            b"HTTP/1.1 600 X\r\n\r\n",
+            b"HTTP/2 200\r\n\r\n",
+            b"HTTP/0.9 200 OK\r\n\r\n",
+            b"ICY 200 OK\r\n\r\n",
+            b"\r\nHTTP/1.1 200 OK\r\n\r\n",
+            b"<html>",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"HTTP/1.1 204 No\r\nTransfer-Encoding: chunked\r\n\r\n",
+        ] {
+            let refusal = parse(raw).expect_err(&raw.escape_ascii().to_string());
+            assert_eq!((refusal.status, refusal.reason.as_str()), (502, "upstream.invalid"));
+        }
+    }
+
+    #[test]
+    fn a_head_has_its_limits() {
+        let endless = [b"HTTP/1.1 200 OK\r\nA: ", &vec![b'x'; MAX_BYTES][..]].concat();
+        assert!(ResponseParser::default().parse(&endless).is_err());
+        let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(MAX_FIELDS + 1));
+        assert!(ResponseParser::default().parse(many.as_bytes()).is_err());
+    }
+}

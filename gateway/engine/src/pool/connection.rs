@@ -1,0 +1,261 @@
+//! Connections of the direct driver to a backend: how they are made, and how idle ones are kept.
+//!
+//! What [`peer`](super::peer) says of verification holds here: a TLS connection is verified against the pool's CAs and a name,
+//! or it is not made.
+
+use parking_lot::Mutex;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
+use std::cell::Cell;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// An HTTP/1.1 connection to a backend.
+pub struct Connection {
+    transport: Transport,
+    group: u64,
+}
+
+enum Transport {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// How a backend is connected to over HTTP/1.1.
+#[derive(Clone)]
+pub(super) struct Dial {
+    pub(super) tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    /// As in [`Peers::group`](super::peer::Peers::group): a connection made under another one is not used.
+    pub(super) group: u64,
+    pub(super) connect: Duration,
+}
+
+impl Dial {
+    /// Connects, TLS included, within the pool's time for it or by `end`.
+    pub(super) async fn connect(&self, address: SocketAddr, end: Option<Instant>) -> io::Result<Connection> {
+        let due = Instant::now() + self.connect;
+        let due = end.map_or(due, |end| end.min(due));
+        let connect = async {
+            let tcp = TcpStream::connect(address).await?;
+            tcp.set_nodelay(true)?;
+            // Finds idle connections whose other end has vanished.
+            let keepalive =
+                TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10)).with_retries(3);
+            SockRef::from(&tcp).set_tcp_keepalive(&keepalive)?;
+            let transport = match &self.tls {
+                None => Transport::Plain(tcp),
+                Some((config, name)) => {
+                    let connector = TlsConnector::from(Arc::clone(config));
+                    Transport::Tls(Box::new(connector.connect(name.clone(), tcp).await?))
+                }
+            };
+            Ok(Connection { transport, group: self.group })
+        };
+        match tokio::time::timeout_at(due, connect).await {
+            Ok(connected) => connected,
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no connection in time")),
+        }
+    }
+}
+
+impl Connection {
+    /// Whether the backend has closed an idle connection, or said something on it that nobody asked for. TLS may have read
+    /// its own messages, which count for nothing.
+    fn is_spoilt(&mut self) -> bool {
+        let mut byte = [0; 1];
+        let mut read = ReadBuf::new(&mut byte);
+        // Nobody waits for it: the next user will.
+        let mut context = Context::from_waker(Waker::noop());
+        Pin::new(self).poll_read(&mut context, &mut read).is_ready()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().transport {
+            Transport::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Transport::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().transport {
+            Transport::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            Transport::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().transport {
+            Transport::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
+            Transport::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().transport {
+            Transport::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Transport::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+        }
+    }
+}
+
+/// Shards of a backend's idle connections: a thread looks into its own first.
+const SHARDS: usize = 8;
+
+/// Idle connections to one backend, in one shard.
+const MOST_IDLE: usize = 256;
+
+/// The idle connections to one backend. They outlive a reload, and those made under other TLS settings do not.
+#[derive(Default)]
+pub(super) struct Idle {
+    shards: [Mutex<Vec<Kept>>; SHARDS],
+}
+
+struct Kept {
+    connection: Connection,
+    until: Instant,
+}
+
+impl Idle {
+    /// The connection used last, if there is one made as `group` says that is still good.
+    pub(super) fn take(&self, group: u64) -> Option<Connection> {
+        let mine = shard();
+        // Another thread's is better than a new one.
+        let shards = self.shards.iter().cycle().skip(mine).take(SHARDS);
+        for shard in shards {
+            while let Some(kept) = { shard.lock().pop() } {
+                let mut connection = kept.connection;
+                if connection.group == group && !connection.is_spoilt() {
+                    return Some(connection);
+                }
+            }
+        }
+        None
+    }
+
+    pub(super) fn keep(&self, connection: Connection, keepalive: Duration) {
+        let Some(shard) = self.shards.get(shard()) else { return };
+        let kept = Kept { connection, until: Instant::now() + keepalive };
+        let mut kept_here = shard.lock();
+        if kept_here.len() < MOST_IDLE {
+            kept_here.push(kept);
+        }
+    }
+
+    /// Lets go of those that were idle for too long or that the backend has closed.
+    pub(super) fn sweep(&self) {
+        let now = Instant::now();
+        for shard in &self.shards {
+            let mut gone = Vec::new();
+            let mut kept = shard.lock();
+            let mut at = 0;
+            while let Some(one) = kept.get_mut(at) {
+                if one.until <= now || one.connection.is_spoilt() {
+                    gone.push(kept.remove(at));
+                } else {
+                    at += 1;
+                }
+            }
+            // Closed without the lock.
+            drop(kept);
+            drop(gone);
+        }
+    }
+}
+
+/// This thread's shard.
+fn shard() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static MINE: Cell<usize> = Cell::new(NEXT.fetch_add(1, Ordering::Relaxed) % SHARDS);
+    }
+    MINE.with(Cell::get)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use portcullis_testkit::until;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    const LONG: Duration = Duration::from_secs(3600);
+
+    async fn pair() -> (Connection, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dial = Dial { tls: None, group: 1, connect: LONG };
+        let connection = dial.connect(listener.local_addr().unwrap(), None).await.unwrap();
+        (connection, listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_is_used_again_and_only_by_its_own_group() {
+        let idle = Idle::default();
+        let (connection, _backend) = pair().await;
+        idle.keep(connection, LONG);
+        let connection = idle.take(1).unwrap();
+        assert!(idle.take(1).is_none());
+        idle.keep(connection, LONG);
+        assert!(idle.take(2).is_none());
+        assert!(idle.take(1).is_none(), "what another group cannot use is closed");
+    }
+
+    /// Bytes that came unasked would be taken for the answer to the next request.
+    #[tokio::test]
+    async fn a_connection_with_unasked_bytes_or_its_end_is_not_used_again() {
+        for said in [&b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"[..], b""] {
+            let idle = Idle::default();
+            let (connection, mut backend) = pair().await;
+            idle.keep(connection, LONG);
+            backend.write_all(said).await.unwrap();
+            if said.is_empty() {
+                drop(backend);
+            }
+            until("the connection to be seen as spoilt", || {
+                idle.sweep();
+                idle.shards.iter().all(|shard| shard.lock().is_empty())
+            })
+            .await
+            .unwrap();
+            assert!(idle.take(1).is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn idle_connections_have_an_end() {
+        let idle = Idle::default();
+        let (connection, _backend) = pair().await;
+        idle.keep(connection, Duration::ZERO);
+        idle.sweep();
+        assert!(idle.take(1).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_backend_that_does_not_answer_in_time_is_an_error() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        let name = ServerName::try_from("a.test").unwrap();
+        let dial = Dial { tls: Some((Arc::new(config), name)), group: 1, connect: Duration::from_millis(50) };
+        // It accepts, and says nothing of TLS.
+        let error = dial.connect(listener.local_addr().unwrap(), None).await.err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+}
