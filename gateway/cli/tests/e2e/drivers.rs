@@ -1,8 +1,5 @@
 //! Two drivers, one behaviour: the same bytes through both come to the same request at the upstream and the same answer.
 
-#[path = "../../../engine/tests/corpus/mod.rs"]
-mod corpus;
-
 use super::support::{Edge, edge};
 use portcullis_testkit::client::head;
 use portcullis_testkit::upstream::Recorded;
@@ -105,8 +102,8 @@ async fn the_same_requests_come_to_the_same_through_both_drivers() {
     .map(|raw| (raw.lines().next().unwrap().to_owned() + " …", raw.into_bytes()))
     .collect();
     // A WebSocket is Pingora's either way, and a head that never ends has no answer to compare.
-    let hostile = corpus::load().into_iter().filter(|case| !case.name.contains("websocket"));
-    cases.extend(hostile.filter(|case| case.outcome != corpus::Outcome::Partial).map(|case| (case.name, case.raw)));
+    let hostile = super::corpus::load().into_iter().filter(|case| !case.name.contains("websocket"));
+    cases.extend(hostile.filter(|case| case.outcome != super::corpus::Outcome::Partial).map(|case| (case.name, case.raw)));
     let mut wrong = Vec::new();
     for (name, raw) in &cases {
         wrong.extend(same(&upstream, &edge, name, raw).await.err());

@@ -1,11 +1,8 @@
 //! The corpus of hostile requests against the whole gateway: what is refused never reaches an upstream, and what is
 //! accepted reaches it as exactly what was judged.
 
-#[path = "../../../engine/tests/corpus/mod.rs"]
-mod corpus;
-
+use super::corpus::{Case, Outcome};
 use super::support::{Edge, edge};
-use corpus::{Case, Outcome};
 use portcullis_testkit::upstream::Recorded;
 use portcullis_testkit::{Client, Response, Upstream, frames};
 use std::collections::BTreeMap;
@@ -100,7 +97,7 @@ async fn corpus_over(listener: &str) {
     let (upstream, edge) = start().await;
     let mut wrong = Vec::new();
     let mut refused = BTreeMap::<String, f64>::new();
-    for case in corpus::load() {
+    for case in super::corpus::load() {
         let mut client = if listener == "https" { edge.tls().await } else { edge.client().await };
         match run(&case, &mut client, &upstream, &edge, listener).await {
             Ok(reason) => reason.into_iter().for_each(|reason| *refused.entry(reason).or_default() += 1.0),

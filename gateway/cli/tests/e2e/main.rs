@@ -5,6 +5,10 @@
 mod stage;
 mod support;
 
+// Hostile requests, as the engine's own tests have them.
+#[path = "../../../engine/tests/corpus/mod.rs"]
+mod corpus;
+
 // The two files of the contract, through the command.
 mod contract;
 
