@@ -69,6 +69,17 @@ pub const fn is_token_byte(b: u8) -> bool {
         || matches!(b, b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
 }
 
+/// [`is_token_byte`] of every byte: names are looked at for each message.
+const TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = is_token_byte(byte as u8);
+        byte += 1;
+    }
+    table
+};
+
 /// RFC 9110, section 5.5: visible ASCII, space, tab, and bytes above 0x7F.
 pub const fn is_value_byte(b: u8) -> bool {
     b == b'\t' || (b >= b' ' && b != 0x7F)
@@ -76,7 +87,12 @@ pub const fn is_value_byte(b: u8) -> bool {
 
 /// Whether `name` could be a field's name.
 pub fn is_name(name: &[u8]) -> bool {
-    !name.is_empty() && name.len() <= usize::from(u16::MAX) && name.iter().all(|b| is_token_byte(*b))
+    !name.is_empty() && name.len() <= usize::from(u16::MAX) && name.iter().all(|b| TOKEN[usize::from(*b)])
+}
+
+/// Whether `value` could be a field's value. To its end in any case: so many bytes are looked at in one step.
+pub fn is_value(value: &[u8]) -> bool {
+    value.iter().fold(true, |good, b| good & is_value_byte(*b))
 }
 
 fn is_framing(name: &str) -> bool {
@@ -160,7 +176,13 @@ impl Headers {
 
     /// Removes every field for which `keep` says no. Framing fields stay.
     pub fn retain(&mut self, mut keep: impl FnMut(&str, &[u8]) -> bool) {
-        self.driver_retain(|name, value| is_framing(name) || keep(name, value));
+        for at in 0..self.fields.len() {
+            let field = self.fields[at];
+            if !field.dead && !keep(self.name(&field), self.value(&field)) && !is_framing(self.name(&field)) {
+                self.fields[at].dead = true;
+                self.live -= 1;
+            }
+        }
     }
 
     fn position(&self, name: &str) -> Option<usize> {
@@ -169,13 +191,17 @@ impl Headers {
     }
 
     fn is(&self, field: &Field, tag: u16, name: &str) -> bool {
-        field.tag == tag && !field.dead && self.name(field).eq_ignore_ascii_case(name)
+        field.tag == tag && !field.dead && self.name_bytes(field).eq_ignore_ascii_case(name.as_bytes())
     }
 
     fn name(&self, field: &Field) -> &str {
-        let start = field.name as usize;
         // Only token bytes come in, and those are ASCII.
-        std::str::from_utf8(&self.buffer[start..start + usize::from(field.name_len)]).unwrap_or_default()
+        std::str::from_utf8(self.name_bytes(field)).unwrap_or_default()
+    }
+
+    fn name_bytes(&self, field: &Field) -> &[u8] {
+        let start = field.name as usize;
+        &self.buffer[start..start + usize::from(field.name_len)]
     }
 
     fn value(&self, field: &Field) -> &[u8] {
@@ -260,11 +286,16 @@ impl Headers {
         self.drop_named(name)
     }
 
-    /// As [`retain`](Self::retain), for framing fields too.
-    pub fn driver_retain(&mut self, mut keep: impl FnMut(&str, &[u8]) -> bool) {
+    /// As [`iter`](Self::iter), without looking at each name once more to know that it is text.
+    pub fn driver_iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.fields.iter().filter(|field| !field.dead).map(|field| (self.name_bytes(field), self.value(field)))
+    }
+
+    /// As [`retain`](Self::retain), for framing fields too, and by the bytes of the name.
+    pub fn driver_retain(&mut self, mut keep: impl FnMut(&[u8], &[u8]) -> bool) {
         for at in 0..self.fields.len() {
             let field = self.fields[at];
-            if !field.dead && !keep(self.name(&field), self.value(&field)) {
+            if !field.dead && !keep(self.name_bytes(&field), self.value(&field)) {
                 self.fields[at].dead = true;
                 self.live -= 1;
             }
@@ -281,7 +312,7 @@ fn checked_bytes<'v>(name: &str, value: &'v [u8]) -> Result<&'v [u8], HeaderErro
         return Err(HeaderError::Name);
     }
     let value = trim(value);
-    if value.iter().all(|b| is_value_byte(*b)) { Ok(value) } else { Err(HeaderError::Value) }
+    if is_value(value) { Ok(value) } else { Err(HeaderError::Value) }
 }
 
 /// Names only: values may be secrets.

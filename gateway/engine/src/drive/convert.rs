@@ -66,24 +66,26 @@ fn invalid(what: &str) -> Box<Error> {
 /// make a 101 or a 426 what it is.
 pub fn strip_hop_fields(response: &mut ResponseHead) {
     const OF_ONE_HOP: &[&str] = &["keep-alive", "proxy-connection", "proxy-authenticate", "te"];
-    const NEVER_NOMINATED: &[&str] = &["connection", "content-length", "transfer-encoding", "upgrade"];
+    // The last two are no names of fields, and what most backends send.
+    const NEVER_NOMINATED: &[&str] = &["connection", "content-length", "transfer-encoding", "upgrade", "keep-alive", "close"];
     let nominated: Vec<String> = response
         .headers()
         .get_all("connection")
         .flat_map(|value| value.split(|b| *b == b','))
-        .map(|name| String::from_utf8_lossy(name.trim_ascii()).to_ascii_lowercase())
-        .filter(|name| !name.is_empty() && !NEVER_NOMINATED.contains(&name.as_str()))
+        .map(<[u8]>::trim_ascii)
+        .filter(|name| !name.is_empty() && !NEVER_NOMINATED.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(name)))
+        .map(|name| String::from_utf8_lossy(name).to_ascii_lowercase())
         .collect();
     let status = response.status();
     response.headers_mut().driver_retain(|name, _| {
-        let is = |known: &&str| known.eq_ignore_ascii_case(name);
+        let is = |known: &&str| known.as_bytes().eq_ignore_ascii_case(name);
         if is(&"connection") {
             return status == 101;
         }
         if is(&"upgrade") {
             return matches!(status, 101 | 426);
         }
-        !OF_ONE_HOP.iter().any(is) && !nominated.iter().any(|known| known.eq_ignore_ascii_case(name))
+        !OF_ONE_HOP.iter().any(is) && !nominated.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(name))
     });
 }
 

@@ -85,7 +85,7 @@ fn assemble(head: &[u8]) -> Result<Response, Refusal> {
         field_line(section.get(at..(at + offset).saturating_sub(1)).unwrap_or_default(), at, &mut headers)?;
         at += offset + 1;
     }
-    let framing = normalise::response(status, headers.iter())?;
+    let framing = normalise::response_of_checked_names(status, &headers)?;
     if http10 && framing.chunked {
         return Err(Refusal::upstream("Transfer-Encoding in HTTP/1.1 only", "HTTP/1.0"));
     }

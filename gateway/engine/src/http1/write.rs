@@ -14,7 +14,7 @@ pub fn write_head(head: &RequestHead, framing: &Framing, out: &mut Vec<u8>) {
     if !head.authority().is_empty() {
         field(out, "Host", head.authority().as_bytes());
     }
-    for (name, value) in head.headers().iter() {
+    for (name, value) in head.headers().driver_iter() {
         if !is_of_this_hop(name) {
             field(out, name, value);
         }
@@ -48,9 +48,9 @@ pub fn write_upstream(head: &RequestHead, host: &str, body: BodyLength, out: &mu
     if !host.is_empty() {
         field(out, "Host", host.as_bytes());
     }
-    for (name, value) in head.headers().iter() {
+    for (name, value) in head.headers().driver_iter() {
         // What the normaliser put back of the framing is written below; a filter can set none of these.
-        if !(name.eq_ignore_ascii_case("content-length") || name.eq_ignore_ascii_case("te")) {
+        if !(name.eq_ignore_ascii_case(b"content-length") || name.eq_ignore_ascii_case(b"te")) {
             field(out, name, value);
         }
     }
@@ -72,8 +72,8 @@ pub fn write_response(head: &ResponseHead, chunked: bool, connection: Option<&st
     let reason = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
     out.extend_from_slice(reason.unwrap_or_default().as_bytes());
     out.extend_from_slice(b"\r\n");
-    for (name, value) in head.headers().iter() {
-        let framing = name.eq_ignore_ascii_case("transfer-encoding") || chunked && name.eq_ignore_ascii_case("content-length");
+    for (name, value) in head.headers().driver_iter() {
+        let framing = name.eq_ignore_ascii_case(b"transfer-encoding") || chunked && name.eq_ignore_ascii_case(b"content-length");
         if !framing {
             field(out, name, value);
         }
@@ -87,8 +87,8 @@ pub fn write_response(head: &ResponseHead, chunked: bool, connection: Option<&st
     out.extend_from_slice(b"\r\n");
 }
 
-fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    out.extend_from_slice(name.as_bytes());
+fn field(out: &mut Vec<u8>, name: impl AsRef<[u8]>, value: &[u8]) {
+    out.extend_from_slice(name.as_ref());
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");

@@ -92,8 +92,8 @@ fn known(name: &[u8]) -> Option<(Known, bool)> {
 
 /// Whether the field never leaves the normaliser: it frames the message or belongs to one hop. `Content-Length` and
 /// `TE: trailers` are put back where they hold.
-pub(crate) fn is_of_this_hop(name: &str) -> bool {
-    match known(name.as_bytes()) {
+pub(crate) fn is_of_this_hop(name: &[u8]) -> bool {
+    match known(name) {
         Some((known, false)) => match known {
             Known::Host
             | Known::ContentLength
@@ -148,8 +148,9 @@ const _: () = assert!(SINGLE.len() <= u32::BITS as usize, "a bit of `seen` for e
 /// Reads all fields, and refuses those that could be read differently.
 pub(super) fn survey(headers: &Headers, version: Version) -> Result<Survey, Refusal> {
     let mut survey = Survey::default();
-    for (name, value) in headers.iter() {
-        let Some((known, look_alike)) = known(name.as_bytes()) else { continue };
+    for (name, value) in headers.driver_iter() {
+        let Some((known, look_alike)) = known(name) else { continue };
+        let name = std::str::from_utf8(name).unwrap_or_default();
         if look_alike {
             return Err(Refusal::ambiguous(
                 "`-` and no other punctuation in the name of a field that servers act upon",
@@ -300,7 +301,7 @@ impl Survey {
     /// Takes out what belongs to this hop, and gives the rest its one form.
     pub fn clean(&self, headers: &mut Headers, content_length: Option<u64>) -> Result<(), HeaderError> {
         headers.driver_retain(|name, _| {
-            !is_of_this_hop(name) && !self.nominated.iter().any(|nominated| name.eq_ignore_ascii_case(nominated))
+            !is_of_this_hop(name) && !self.nominated.iter().any(|nominated| name.eq_ignore_ascii_case(nominated.as_bytes()))
         });
         if self.cookies > 1 {
             // RFC 9113, section 8.2.3. Also for HTTP/1, where servers differ in which of several lines they read.

@@ -4,7 +4,8 @@
 
 use super::fields::content_length;
 use super::refusal::{Refusal, shown};
-use portcullis_plugin::headers::{is_name, is_value_byte};
+use portcullis_plugin::Headers;
+use portcullis_plugin::headers::{is_name, is_value};
 
 /// What a response head says of where its body ends. At most one of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -18,26 +19,42 @@ pub struct ResponseFraming {
 /// # Errors
 /// `upstream.invalid`, with the offending part in the finding.
 pub fn response<'a>(status: u16, headers: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<ResponseFraming, Refusal> {
+    judge(status, headers.into_iter().map(|(name, value)| (name.as_bytes(), value)), is_name)
+}
+
+/// As [`response`], of fields whose names have been checked.
+///
+/// # Errors
+/// As [`response`].
+pub fn response_of_checked_names(status: u16, headers: &Headers) -> Result<ResponseFraming, Refusal> {
+    judge(status, headers.driver_iter(), |_| true)
+}
+
+fn judge<'a>(
+    status: u16,
+    headers: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    is_name: impl Fn(&[u8]) -> bool,
+) -> Result<ResponseFraming, Refusal> {
     if !(100..=599).contains(&status) {
         return Err(Refusal::upstream("a status from 100 to 599", status.to_string()));
     }
     let mut length = None;
     let mut chunked = false;
     for (name, value) in headers {
-        if !is_name(name.as_bytes()) {
-            return Err(Refusal::upstream("a field name that is a token", shown(name.as_bytes())));
+        if !is_name(name) {
+            return Err(Refusal::upstream("a field name that is a token", shown(name)));
         }
-        if !value.iter().all(|b| is_value_byte(*b)) {
-            return Err(Refusal::upstream("a field value without control characters", shown(name.as_bytes())));
+        if !is_value(value) {
+            return Err(Refusal::upstream("a field value without control characters", shown(name)));
         }
-        if name.eq_ignore_ascii_case("content-length") {
+        if name.eq_ignore_ascii_case(b"content-length") {
             if length.is_some() {
                 return Err(Refusal::upstream("Content-Length once", "more than once"));
             }
             let value = content_length(value.trim_ascii())
                 .map_err(|refusal| Refusal::upstream(refusal.finding.expected, refusal.finding.observed))?;
             length = Some(value);
-        } else if name.eq_ignore_ascii_case("transfer-encoding") {
+        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
             if chunked || !value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
                 return Err(Refusal::upstream(
                     "`Transfer-Encoding: chunked` once",

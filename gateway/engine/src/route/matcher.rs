@@ -319,7 +319,7 @@ fn check_headers(raw: &std::collections::BTreeMap<String, String>) -> Result<Con
         if name.eq_ignore_ascii_case("host") {
             return Err(fail("`Host` is matched by `host`".to_owned()).help("write it as `host` in `match`"));
         }
-        if is_of_this_hop(name) && !name.eq_ignore_ascii_case("content-length") {
+        if is_of_this_hop(name.as_bytes()) && !name.eq_ignore_ascii_case("content-length") {
             return Err(fail(format!("`{name}` belongs to the connection and is gone when routes are matched")));
         }
         if value.trim_ascii() != value || !value.bytes().all(is_value_byte) {
