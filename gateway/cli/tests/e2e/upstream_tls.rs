@@ -1,4 +1,4 @@
-//! TLS to backends: verified always, with their own CA, name and client certificate.
+//! TLS to backends: verified always, with their own CA, name and client certificate, by both drivers.
 
 use super::support::{Edge, edge};
 use portcullis_testkit::{Pki, Upstream};
@@ -6,9 +6,12 @@ use portcullis_testkit::{Pki, Upstream};
 const CONFIG: &str = r#"
 listeners: [{ name: http, address: 127.0.0.1:0 }]
 access_log: { path: access.jsonl }
-pools: { web: { retries: 0, tls: { TLS }, backends: [{ address: UPSTREAM }] } }
+pools: { web: { retries: 0, protocol: PROTOCOL, tls: { TLS }, backends: [{ address: UPSTREAM }] } }
 routes: [{ name: all, pool: web }]
 "#;
+
+/// A pool that may speak HTTP/2 is Pingora's; the other one is the direct driver's.
+const DRIVERS: [(&str, &str); 2] = [("auto", "pingora"), ("http/1.1", "direct")];
 
 struct Stage {
     pki: Pki,
@@ -25,10 +28,11 @@ async fn stage(mutual: bool) -> Stage {
 }
 
 impl Stage {
-    async fn edge(&self, tls: &str) -> Edge {
+    async fn edge(&self, protocol: &str, tls: &str) -> Edge {
         let client = self.clients.client("edge").unwrap();
         let stranger = Pki::named("strangers").unwrap();
         edge(CONFIG)
+            .with("PROTOCOL", protocol)
             .with("TLS", tls)
             .with("UPSTREAM", self.upstream.address())
             .file("ca.pem", self.pki.ca_pem())
@@ -40,19 +44,28 @@ impl Stage {
     }
 
     async fn refused(&self, tls: &str) {
-        let edge = self.edge(tls).await;
-        let response = edge.client().await.get("a", "/", &[]).await.unwrap();
-        assert_eq!(response.status, 502, "{tls}");
-        assert_eq!(edge.line(&response).await["reason"], "upstream.connect", "{tls}");
-        assert_eq!(self.upstream.count(), 0, "{tls}");
+        for (protocol, driver) in DRIVERS {
+            let edge = self.edge(protocol, tls).await;
+            let response = edge.client().await.get("a", "/", &[]).await.unwrap();
+            assert_eq!(response.status, 502, "{driver}: {tls}");
+            assert_eq!(edge.line(&response).await["reason"], "upstream.connect", "{driver}: {tls}");
+            assert_eq!(self.upstream.count(), 0, "{driver}: {tls}");
+        }
+    }
+
+    async fn served(&self, tls: &str) {
+        for (protocol, driver) in DRIVERS {
+            let edge = self.edge(protocol, tls).await;
+            assert_eq!(edge.client().await.get("a", "/", &[]).await.unwrap().status, 200, "{driver}");
+            edge.metric_reaches("portcullis_driver_requests_total", &[("driver", driver)], 1.0).await;
+        }
     }
 }
 
 #[tokio::test]
 async fn a_backend_with_the_right_ca_and_name_is_served() {
     let stage = stage(false).await;
-    let edge = stage.edge("ca: ca.pem, server_name: backend.test").await;
-    assert_eq!(edge.client().await.get("a", "/", &[]).await.unwrap().status, 200);
+    stage.served("ca: ca.pem, server_name: backend.test").await;
     assert_eq!(stage.upstream.last().unwrap().sni.as_deref(), Some("backend.test"));
 }
 
@@ -70,9 +83,7 @@ async fn a_backend_of_another_ca_or_name_gets_no_request() {
 #[tokio::test]
 async fn a_client_certificate_is_presented_to_the_backend() {
     let stage = stage(true).await;
-    let edge =
-        stage.edge("ca: ca.pem, server_name: backend.test, client_certificate: { cert: client.pem, key: client.key }").await;
-    assert_eq!(edge.client().await.get("a", "/", &[]).await.unwrap().status, 200);
+    stage.served("ca: ca.pem, server_name: backend.test, client_certificate: { cert: client.pem, key: client.key }").await;
     assert!(stage.upstream.last().unwrap().client_certificate.is_some());
 }
 
@@ -81,9 +92,11 @@ async fn a_backend_that_refuses_our_certificate_gets_no_request() {
     let stage = stage(true).await;
     let tls = "ca: ca.pem, server_name: backend.test, client_certificate: { cert: stranger.pem, key: stranger.key }";
     for tls in [tls, "ca: ca.pem, server_name: backend.test"] {
-        let edge = stage.edge(tls).await;
-        let response = edge.client().await.get("a", "/", &[]).await.unwrap();
-        assert_eq!(response.status, 502, "{tls}");
-        assert_eq!(stage.upstream.count(), 0, "{tls}");
+        for (protocol, driver) in DRIVERS {
+            let edge = stage.edge(protocol, tls).await;
+            let response = edge.client().await.get("a", "/", &[]).await.unwrap();
+            assert_eq!(response.status, 502, "{driver}: {tls}");
+            assert_eq!(stage.upstream.count(), 0, "{driver}: {tls}");
+        }
     }
 }
