@@ -332,14 +332,18 @@ impl Issuer {
             Lookup::Unknown { other_family, candidates } => (other_family, candidates, reason::TOKEN_KID_UNKNOWN),
             Lookup::NoKeys => (None, 0, reason::ISSUER_UNAVAILABLE),
         };
-        if doomed {
-            judgement.note("key", missing, || {
-                Finding::new("a key of the issuer", named()).hint("not asked for: the token is refused in any case")
-            });
-            return KeyVerdict::Failed;
-        }
-        if attempt == Attempt::First && self.store().may_ask(&wanted, pace) {
+        // Somebody who wants to know everything about a token waits for the key all the same.
+        let asks = !doomed || judgement.is_explaining();
+        if asks && attempt == Attempt::First && self.store().may_ask(&wanted, pace) {
             return KeyVerdict::Missing(wanted);
+        }
+        if doomed {
+            // Nothing is told of a key that nobody looked for.
+            if asks {
+                let hint = "there is none now; the token is refused in any case";
+                judgement.note("key", missing, || Finding::new("a key of the issuer", named()).hint(hint));
+            }
+            return KeyVerdict::Failed;
         }
         let away = missing == reason::ISSUER_UNAVAILABLE || self.store().is_away();
         if away {
