@@ -134,12 +134,13 @@ impl Idle {
     /// The connection used last, if there is one made as `group` says that is still good.
     pub(super) fn take(&self, group: u64) -> Option<Connection> {
         let mine = shard();
+        let now = Instant::now();
         // Another thread's is better than a new one.
         let shards = self.shards.iter().cycle().skip(mine).take(SHARDS);
         for shard in shards {
-            while let Some(kept) = { shard.lock().pop() } {
-                let mut connection = kept.connection;
-                if connection.group == group && !connection.is_spoilt() {
+            while let Some(Kept { mut connection, until }) = { shard.lock().pop() } {
+                // The sweep comes only now and then.
+                if connection.group == group && until > now && !connection.is_spoilt() {
                     return Some(connection);
                 }
             }
@@ -212,6 +213,14 @@ mod tests {
         idle.keep(connection, LONG);
         assert!(idle.take(2).is_none());
         assert!(idle.take(1).is_none(), "what another group cannot use is closed");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_idle_for_too_long_is_not_used_again_though_nobody_has_swept() {
+        let idle = Idle::default();
+        let (connection, _backend) = pair().await;
+        idle.keep(connection, Duration::ZERO);
+        assert!(idle.take(1).is_none());
     }
 
     /// Bytes that came unasked would be taken for the answer to the next request.
