@@ -242,6 +242,11 @@ impl ResponseHead {
         }
     }
 
+    /// For the code that sends the response.
+    pub fn driver_into_headers(self) -> Headers {
+        self.headers
+    }
+
     pub fn headers(&self) -> &Headers {
         &self.headers
     }

@@ -286,6 +286,16 @@ impl Headers {
         self.drop_named(name)
     }
 
+    /// Gives the buffer away, and where in it each field has its name and its value.
+    pub fn driver_into_parts(self) -> (Vec<u8>, Vec<(Range<usize>, Range<usize>)>) {
+        let span = |start: u32, len: usize| start as usize..start as usize + len;
+        let live = self.fields.iter().filter(|field| !field.dead);
+        let places =
+            live.map(|field| (span(field.name, usize::from(field.name_len)), span(field.value, field.value_len as usize)));
+        let places = places.collect();
+        (self.buffer, places)
+    }
+
     /// As [`iter`](Self::iter), without looking at each name once more to know that it is text.
     pub fn driver_iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.fields.iter().filter(|field| !field.dead).map(|field| (self.name_bytes(field), self.value(field)))

@@ -1,9 +1,10 @@
-//! Between our heads and Pingora's. The only place that knows both.
+//! Between our heads and those of Pingora and the h2 library. The only place that knows both.
 
 use bytes::Bytes;
 use pingora::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use portcullis_plugin::{Headers, RequestHead, ResponseHead};
+use std::io;
 
 /// What Pingora decides about how a request is framed on its way up. Everything else in an upstream request is ours.
 const FRAMING: &[&str] = &["content-length", "transfer-encoding", "connection", "upgrade"];
@@ -106,6 +107,33 @@ pub fn write_response(head: &ResponseHead, target: &mut ResponseHeader) -> Resul
         target.append_header(name.to_owned(), value)?;
     }
     Ok(())
+}
+
+/// The head of a response to an HTTP/2 client, which is told nothing of connections (RFC 9113, section 8.2.2).
+///
+/// # Errors
+/// If a field is none that the library would send.
+pub fn http2_response(head: ResponseHead) -> io::Result<http::Response<()>> {
+    const OF_CONNECTIONS: &[&[u8]] = &[b"transfer-encoding", b"connection", b"upgrade", b"keep-alive", b"proxy-connection"];
+    let invalid = |_| io::Error::from(io::ErrorKind::InvalidData);
+    let status = http::StatusCode::from_u16(head.status()).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+    let (buffer, fields) = head.driver_into_headers().driver_into_parts();
+    // All values are pieces of one buffer.
+    let buffer = Bytes::from(buffer);
+    let mut headers = http::HeaderMap::with_capacity(fields.len());
+    for (name, value) in fields {
+        let name = buffer.get(name).unwrap_or_default();
+        if OF_CONNECTIONS.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+            continue;
+        }
+        let name = http::HeaderName::from_bytes(name).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+        let value = http::HeaderValue::from_maybe_shared(buffer.slice(value)).map_err(invalid)?;
+        headers.append(name, value);
+    }
+    let mut response = http::Response::new(());
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    Ok(response)
 }
 
 /// A response of the gateway's own, ready to send.

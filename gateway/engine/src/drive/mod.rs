@@ -2,19 +2,19 @@
 //!
 //! - [`connection`]: one connection's loop: reads heads under a deadline, judges their form, hands requests on
 //! - [`gate`] and [`chunked`]: the stream a request is read from, which ends where the request ends
-//! - [`body_watch`]: the deadline for bodies of HTTP/2 requests
+//! - [`http2`]: the same of an HTTP/2 connection
 //! - [`judge`]: the exchange's verdict on the head, with which both drivers begin
 //! - [`which`]: the driver of each request
-//! - [`direct`]: HTTP/1 to HTTP/1, without Pingora's proxy; [`timer`] is its clock
+//! - [`direct`]: to backends that speak HTTP/1, without Pingora's proxy; [`timer`] is its clock
 //! - [`convert`]: between our heads and Pingora's
 //! - [`pingora`]: the only implementation of `ProxyHttp`; its phases call the exchange
 
-pub mod body_watch;
 pub mod chunked;
 pub mod connection;
 pub mod convert;
 pub mod direct;
 pub mod gate;
+pub mod http2;
 pub mod judge;
 pub mod pingora;
 pub mod timer;

@@ -1,16 +1,12 @@
 //! The Pingora driver: `ProxyHttp`'s phases call the exchange. Nothing is decided here.
 
-use super::body_watch::BodyWatch;
-use super::connection::Stream2;
 use super::convert;
-use super::judge::{Judged, judge};
+use super::http2::take_judged;
+use super::judge::Judged;
 use crate::access_log::FinalVerdict;
-use crate::config::snapshot::{ListenerPlan, Snapshot};
-use crate::connection::Client;
 use crate::exchange::{Next, Run};
-use crate::normalise::{self, BodyLength, Framing};
+use crate::normalise;
 use crate::pool::{BackendOutcome, Pool, Selected};
-use crate::refusals::{Sketch, refuse};
 use crate::rescue::Cause;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -20,7 +16,7 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
-use portcullis_plugin::{DecisionId, Reply, RequestHead, ResponseHead, Scheme, reason};
+use portcullis_plugin::{Reply, ResponseHead, reason};
 use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,11 +27,9 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// Marks an error whose reply is already decided.
 const DECIDED: ErrorType = ErrorType::Custom("Decided");
 
-/// A judged request on its way through Pingora to [`Driver`]. HTTP/2 heads are read and judged by the driver itself.
+/// A judged request on its way through Pingora to [`Driver`].
 pub struct Inbound {
     pub judged: Judged,
-    /// On HTTP/2.
-    pub watch: Option<Arc<BodyWatch>>,
 }
 
 /// One request's state between phases.
@@ -55,19 +49,6 @@ pub struct Context {
     responded: bool,
     /// A reply of our own has been written in full where Pingora will drop the connection.
     answered: bool,
-    watch: Option<Arc<BodyWatch>>,
-}
-
-impl Drop for Context {
-    fn drop(&mut self) {
-        // The stream was given up in the middle of a phase: no other hook tells why.
-        if let (Some(run), Some(watch)) = (self.run.as_deref_mut(), &self.watch)
-            && watch.is_expired()
-        {
-            run.fail(Cause::RequestTimeout);
-            run.finish(0);
-        }
-    }
 }
 
 impl Context {
@@ -98,17 +79,11 @@ impl ProxyHttp for Driver {
     }
 
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
-        let inbound = match context.inbound.take() {
-            Some(inbound) => *inbound,
-            None => match read_http2(session) {
-                Ok(stream) => stream.judge().await,
-                Err(reply) => {
-                    write(session, &ResponseHead::new(reply.status, reply.headers), reply.body).await?;
-                    return Ok(true);
-                }
-            },
+        let from_stream = || take_judged(session.req_header());
+        let Some(inbound) = context.inbound.take().map(|inbound| *inbound).or_else(from_stream) else {
+            return Error::e_explain(ErrorType::InternalError, "a request that was not judged");
         };
-        let Inbound { judged: Judged { mut run, next, closes }, watch } = inbound;
+        let Inbound { judged: Judged { mut run, next, closes } } = inbound;
         let limits = &run.plan().settings.limits;
         session.set_read_timeout(Some(limits.body_timeout.get()));
         session.set_write_timeout(Some(limits.write_timeout.get()));
@@ -136,10 +111,6 @@ impl ProxyHttp for Driver {
                     // A tunnel is silent for as long as its two ends like.
                     session.set_read_timeout(Some(tunnel));
                 }
-                if let (Some(watch), true) = (&watch, run.framing().body != BodyLength::None) {
-                    watch.awaits();
-                }
-                context.watch = watch;
                 context.run = Some(run);
                 return Ok(false);
             }
@@ -272,11 +243,6 @@ impl ProxyHttp for Driver {
         last: bool,
         context: &mut Context,
     ) -> Result<()> {
-        match &context.watch {
-            Some(watch) if last => watch.ends(),
-            Some(watch) => watch.awaits(),
-            None => {}
-        }
         match context.run()?.request_body(body, last) {
             Ok(()) => Ok(()),
             Err(reply) => {
@@ -525,57 +491,4 @@ async fn write(session: &mut Session, head: &ResponseHead, body: Bytes) -> Resul
         session.write_response_body(Some(body), true).await?;
     }
     Ok(())
-}
-
-/// An HTTP/2 request whose head was normalised.
-struct Received {
-    client: Arc<Client>,
-    watch: Arc<BodyWatch>,
-    snapshot: Arc<Snapshot>,
-    plan: Arc<ListenerPlan>,
-    request: RequestHead,
-    framing: Framing,
-}
-
-impl Received {
-    async fn judge(self) -> Inbound {
-        let Self { client, watch, snapshot, plan, request, framing } = self;
-        plan.metrics.pingora.inc();
-        Inbound { judged: judge(&client, snapshot, plan, request, framing).await, watch: Some(watch) }
-    }
-}
-
-/// Normalises the head of an HTTP/2 request; HTTP/1 heads come normalised from the connection loop. `Err` is the reply to
-/// a request that is refused.
-fn read_http2(session: &mut Session) -> std::result::Result<Received, Reply> {
-    let has_body = !session.as_downstream_mut().is_body_empty();
-    let stream = session
-        .as_downstream()
-        .digest()
-        .and_then(|digest| digest.proxy_digest.as_ref()?.user_data.as_ref()?.downcast_ref::<Stream2>())
-        .map(|stream| (Arc::clone(&stream.client), Arc::clone(&stream.watch)));
-    let Some((client, watch)) = stream else {
-        tracing::error!("a request without its connection; refused");
-        return Err(Cause::GatewayFault.reply(DecisionId::random()));
-    };
-    let (snapshot, plan) = client.current();
-    let header = session.req_header();
-    let scheme = if client.connection.tls.is_some() { Scheme::Https } else { Scheme::Http };
-    let authority = header.uri.authority().map(|authority| authority.as_str());
-    // What is not UTF-8 is no path: the empty one is refused.
-    let path = std::str::from_utf8(header.raw_path()).unwrap_or_default();
-    let fields = header.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-    let method = header.method.as_str();
-    match normalise::http2(method, header.uri.scheme_str(), authority, path, fields, &plan.head_limits, scheme, &plan.policy) {
-        Ok((request, mut framing)) => {
-            if !has_body {
-                framing.body = BodyLength::None;
-            }
-            Ok(Received { client, watch, snapshot, plan, request, framing })
-        }
-        Err(refusal) => {
-            let sketch = Sketch::new(method.as_bytes(), authority.unwrap_or_default().as_bytes(), path.as_bytes(), "HTTP/2");
-            Err(refuse(&snapshot, &plan, &client.connection, &refusal, sketch))
-        }
-    }
 }

@@ -1,8 +1,8 @@
 //! One attempt on one backend: the request goes out, the response comes in, and either may come before the other has ended.
 
 use super::body::{Body, Flow, Push};
+use super::downstream::{Downstream, Onward};
 use crate::drive::chunked::ChunkError;
-use crate::drive::gate::Gate;
 use crate::drive::timer::Timer;
 use crate::exchange::Run;
 use crate::http1::{Response, ResponseParser};
@@ -20,8 +20,6 @@ use tokio_util::io::poll_read_buf;
 
 /// Room for one read of a body.
 const READ: usize = 16 << 10;
-/// Room for what a client sends while it waits.
-const READ_AHEAD: usize = 4 << 10;
 /// Bytes of a request's body that are kept so that it can be sent again.
 const REPLAY: usize = 64 << 10;
 
@@ -80,8 +78,8 @@ enum Sending {
 /// What was sent of a body, so that it can be sent again. `None`: it is too much, or nobody wants it again.
 pub type Replay = Option<Vec<u8>>;
 
-pub struct Attempt<'a> {
-    pub gate: &'a mut Gate,
+pub struct Attempt<'a, D> {
+    pub client: &'a mut D,
     pub timer: &'a mut Timer,
     pub run: &'a mut Run,
     connection: Connection,
@@ -98,10 +96,10 @@ pub struct Attempt<'a> {
     reads: u64,
 }
 
-impl<'a> Attempt<'a> {
+impl<'a, D: Downstream> Attempt<'a, D> {
     #[allow(clippy::too_many_arguments)] // Each is borrowed from another place.
     pub fn new(
-        gate: &'a mut Gate,
+        client: &'a mut D,
         timer: &'a mut Timer,
         run: &'a mut Run,
         connection: Connection,
@@ -115,7 +113,7 @@ impl<'a> Attempt<'a> {
         let parser = ResponseParser::default();
         let sending = Sending::Going;
         Self {
-            gate,
+            client,
             timer,
             run,
             connection,
@@ -164,27 +162,27 @@ impl<'a> Attempt<'a> {
     ///
     /// # Errors
     /// If it breaks off on the way.
-    pub async fn relay(&mut self, response: &mut Flow<'_>) -> Result<(), Broken> {
-        response.stage(self.input, &mut |_| {}).map_err(invalid_coding)?;
+    pub async fn relay(&mut self, response: &mut D::Response<'_>) -> Result<(), Broken> {
+        response.take(self.input).map_err(invalid_coding)?;
         let relayed = poll_fn(|context| {
-            let before = self.moved() + response.sent;
+            let before = self.moved() + response.sent();
             if let Poll::Ready(ended) = self.poll_body(context, response) {
                 return Poll::Ready(ended);
             }
             if let Err(broken) = self.poll_client(context) {
                 return Poll::Ready(Err(broken));
             }
-            if self.moved() + response.sent != before {
+            if self.moved() + response.sent() != before {
                 self.timer.restart();
             }
-            // A client that does not read has its limit in its own stream.
-            let limit = match (response.is_writing(), self.patience.end) {
-                (true, None) => return Poll::Pending,
-                (true, Some(_)) => FAR,
-                (false, _) => self.patience.read,
+            let (limit, broken) = match (response.is_writing(), self.client.write_limit()) {
+                (false, _) => (self.patience.read, Broken::BackendTimeout),
+                (true, Some(limit)) => (limit, Broken::Client),
+                (true, None) if self.patience.end.is_none() => return Poll::Pending,
+                (true, None) => (FAR, Broken::Client),
             };
             ready!(self.timer.poll(context, limit, self.patience.end));
-            Poll::Ready(Err(Broken::BackendTimeout))
+            Poll::Ready(Err(if self.is_over() { Broken::BackendTimeout } else { broken }))
         })
         .await;
         self.timer.restart();
@@ -233,20 +231,17 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    fn poll_body(&mut self, context: &mut Context<'_>, response: &mut Flow<'_>) -> Poll<Result<(), Broken>> {
+    fn poll_body(&mut self, context: &mut Context<'_>, response: &mut D::Response<'_>) -> Poll<Result<(), Broken>> {
         loop {
-            match ready!(response.poll_push(context, self.input, &mut *self.gate, false)) {
+            match ready!(response.poll_push(context, self.input, &mut *self.client)) {
                 Err(_) => return Poll::Ready(Err(Broken::Client)),
                 Ok(Push::Complete) => return Poll::Ready(Ok(())),
                 Ok(Push::Hungry) => {}
             }
-            if self.input.is_empty() && ready!(self.poll_backend(context))? == 0 {
-                if !matches!(response.body, Body::UntilClosed) {
-                    return Poll::Ready(Err(Broken::Backend));
-                }
-                response.end_of_stream();
+            if self.input.is_empty() && ready!(self.poll_backend(context))? == 0 && !response.end_of_stream() {
+                return Poll::Ready(Err(Broken::Backend));
             }
-            response.refill(self.input, false, &mut |_| {}).map_err(invalid_coding)?;
+            response.take(self.input).map_err(invalid_coding)?;
         }
     }
 
@@ -267,34 +262,30 @@ impl<'a> Attempt<'a> {
                 Poll::Ready(Err(broken)) => return Err(broken),
             }
         }
-        while !self.client_ended && !self.gate.is_full() {
-            match self.gate.poll_fill(context, READ_AHEAD) {
-                Poll::Pending => break,
-                // It has said all it wants to say, and may read the answer all the same.
-                Poll::Ready(Ok(0)) => self.client_ended = true,
-                Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(_)) => return Err(Broken::Client),
-            }
-        }
-        Ok(())
+        self.client.watch(context, &mut self.client_ended).map_err(|_| Broken::Client)
     }
 
     fn poll_request(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         loop {
             let copied = self.replay.is_some();
-            match ready!(self.request.poll_push(context, self.gate.buffer_mut(), &mut self.connection, copied)) {
+            match ready!(self.request.poll_push(context, self.client.buffer_mut(), &mut self.connection, copied)) {
                 Err(_) => return Poll::Ready(Err(Broken::Backend)),
                 Ok(Push::Complete) => return Poll::Ready(self.count()),
                 Ok(Push::Hungry) => {}
             }
-            if self.gate.buffered().is_empty() {
-                match ready!(self.gate.poll_fill(context, READ)) {
+            if self.client.buffer_mut().is_empty() {
+                match ready!(self.client.poll_fill(context, READ)) {
                     Ok(1..) => self.reads += 1,
+                    // Only where the body says by its end that it is over.
+                    Ok(0) if matches!(self.request.body, Body::UntilClosed) => {
+                        self.request.end_of_stream();
+                        continue;
+                    }
                     _ => return Poll::Ready(Err(Broken::Client)),
                 }
             }
             let replay = &mut *self.replay;
-            let staged = self.request.refill(self.gate.buffer_mut(), copied, &mut |data| keep(replay, data));
+            let staged = self.request.refill(self.client.buffer_mut(), copied, &mut |data| keep(replay, data));
             staged.map_err(|_: ChunkError| Broken::ClientCoding)?;
             self.count()?;
         }
@@ -304,7 +295,7 @@ impl<'a> Attempt<'a> {
     fn stage(&mut self) -> Result<(), Broken> {
         if self.sending == Sending::Going {
             let replay = &mut *self.replay;
-            let staged = self.request.stage(self.gate.buffer_mut(), &mut |data| keep(replay, data));
+            let staged = self.request.stage(self.client.buffer_mut(), &mut |data| keep(replay, data));
             staged.map_err(|_: ChunkError| Broken::ClientCoding)?;
             self.count()?;
         }

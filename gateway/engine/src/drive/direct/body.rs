@@ -56,7 +56,7 @@ impl Body {
     }
 
     /// How many of `available` bytes are the body's, as they stand.
-    fn plain(&self, available: usize) -> usize {
+    pub fn plain(&self, available: usize) -> usize {
         match self {
             Self::Exact(left) => usize::try_from(*left).unwrap_or(usize::MAX).min(available),
             Self::UntilClosed => available,
@@ -64,7 +64,7 @@ impl Body {
         }
     }
 
-    fn took(&mut self, len: usize) {
+    pub fn took(&mut self, len: usize) {
         if let Self::Exact(left) = self {
             *self = Self::exact(*left - len as u64);
         }

@@ -1,82 +1,81 @@
-//! The direct driver: HTTP/1 to HTTP/1 without a proxy library in between. Like Pingora's, it decides nothing: the exchange says
-//! what is to be done.
+//! The direct driver: to backends that speak HTTP/1, without a proxy library in between. Like Pingora's, it decides nothing: the
+//! exchange says what is to be done.
 //!
+//! - [`downstream`]: what it asks of a client's side; [`http1`](self::http1) and [`http2`] are the two there are
 //! - [`body`]: a body, read by one framing and written by another
 //! - [`attempt`]: a request and its response between a client and one backend
 //! - this file: attempts until one succeeds, and what is then told to the client and to the record
 
 mod attempt;
 mod body;
+mod downstream;
+mod http1;
+mod http2;
 
 use super::chunked::Scanner;
 use super::convert;
-use super::gate::Gate;
 use super::judge::Judged;
 use super::timer::Timer;
 use crate::access_log::FinalVerdict;
 use crate::exchange::{Next, Run};
-use crate::http1::{self, Response};
+use crate::http1::{Response, write_upstream};
 use crate::normalise::{BodyLength, Refusal};
 use crate::pool::{BackendOutcome, Connection, Pool, Selected};
 use crate::rescue::{self, Cause};
 use attempt::{Attempt, Broken, Patience, Replay};
 use body::{Body, Coding, Flow};
-use bytes::BytesMut;
-use portcullis_plugin::{Method, Reply, Version};
+use bytes::{Bytes, BytesMut};
+use downstream::{Answer, Downstream, Onward};
+use portcullis_plugin::{Headers, Method, Reply, ResponseHead, Version};
 use std::cell::RefCell;
-use std::io;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
-use tokio::io::AsyncWriteExt;
+use std::time::SystemTime;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// How long the rest of a refused request's body is read, so that the connection can be used again.
-const DRAIN: Duration = Duration::from_secs(5);
 /// Interim responses to one request (RFC 9110, section 15.2). A backend that sends more has lost its way.
 const MOST_INTERIM: usize = 32;
 
 /// Serves one request. Whether the client's connection can carry another; if not, it is to be shut down.
-pub async fn serve(gate: &mut Gate, timer: &mut Timer, judged: Judged, stopping: &watch::Receiver<bool>) -> bool {
+pub async fn serve<D: Downstream>(client: &mut D, timer: &mut Timer, judged: Judged, stopping: &watch::Receiver<bool>) -> bool {
     let Judged { mut run, next, closes } = judged;
     let mut buffers = Buffers::lent();
-    let body = match run.framing().body {
-        BodyLength::None => Body::Done,
-        BodyLength::Exact(length) => Body::exact(length),
-        BodyLength::Chunked => Body::Chunked(Scanner::default()),
-    };
+    let body = client.body(run.framing());
     let keep_alive = match next {
         Next::Forward(pool) => {
-            let mut client = ClientSide { gate, timer, stopping };
-            forward(&mut client, &mut run, &mut buffers, body, &pool).await
+            let mut side = ClientSide { client, timer, stopping };
+            forward(&mut side, &mut run, &mut buffers, body, &pool).await
         }
         Next::Reply(reply) => {
             // What is on its way is read to its end, within bounds, and the connection stays.
             let keep_alive = run.framing().keep_alive && !closes && !*stopping.borrow();
-            let sent = send(gate, &mut run, &mut buffers.to_client, reply, keep_alive).await;
+            let sent = client.reply(&mut run, reply, keep_alive, &mut buffers.to_client).await;
             run.finish(sent.as_ref().map_or(0, |status| *status));
-            sent.is_ok() && discard(gate, body).await && keep_alive
+            sent.is_ok() && client.discard(body).await && keep_alive
         }
     };
     buffers.give_back();
     keep_alive
 }
 
-struct ClientSide<'a> {
-    gate: &'a mut Gate,
+struct ClientSide<'a, D> {
+    client: &'a mut D,
     timer: &'a mut Timer,
     stopping: &'a watch::Receiver<bool>,
 }
 
 /// Tries backends until one answers, and brings the answer.
-async fn forward(client: &mut ClientSide<'_>, run: &mut Run, buffers: &mut Buffers, mut body: Body, pool: &Arc<Pool>) -> bool {
+async fn forward<D: Downstream>(
+    side: &mut ClientSide<'_, D>,
+    run: &mut Run,
+    buffers: &mut Buffers,
+    mut body: Body,
+    pool: &Arc<Pool>,
+) -> bool {
     if run.framing().expect_continue {
         // The client waits for this with its body, and the backend may be one that never says it.
-        let said = async {
-            client.gate.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
-            client.gate.flush().await
-        };
-        if said.await.is_err() {
+        let go_on = ResponseHead::new(100, Headers::new());
+        if side.client.interim(&go_on, &mut buffers.to_client).await.is_err() {
             return give_up(run);
         }
     }
@@ -94,11 +93,11 @@ async fn forward(client: &mut ClientSide<'_>, run: &mut Run, buffers: &mut Buffe
     loop {
         if patience.end.is_some_and(|end| Instant::now() >= end) {
             let reply = run.fail(Cause::UpstreamTimeout);
-            return refuse(client, run, buffers, reply).await;
+            return finish_refused(side.client, run, &mut buffers.to_client, reply).await;
         }
         let selected = match run.select(pool, failed.take()) {
             Ok(selected) => selected,
-            Err(reply) => return refuse(client, run, buffers, reply).await,
+            Err(reply) => return finish_refused(side.client, run, &mut buffers.to_client, reply).await,
         };
         let began = Instant::now();
         let (connection, reused) = match connect(&selected, patience.end).await {
@@ -110,15 +109,15 @@ async fn forward(client: &mut ClientSide<'_>, run: &mut Run, buffers: &mut Buffe
             }
             None => {
                 let reply = run.fail(Cause::Connect);
-                return refuse(client, run, buffers, reply).await;
+                return finish_refused(side.client, run, &mut buffers.to_client, reply).await;
             }
         };
         let request = request_flow(run, pool, body, &replay, &mut buffers.to_backend);
         let mut attempt =
-            Attempt::new(client.gate, client.timer, run, connection, &mut buffers.input, request, &mut replay, patience);
+            Attempt::new(side.client, side.timer, run, connection, &mut buffers.input, request, &mut replay, patience);
         let broken = match answer(&mut attempt, &mut buffers.to_client, began).await {
             Ok(response) => {
-                let stopping = *client.stopping.borrow();
+                let stopping = *side.stopping.borrow();
                 return bring(attempt, &mut buffers.to_client, response, selected, pool, stopping).await;
             }
             Err(broken) => broken,
@@ -149,10 +148,10 @@ async fn forward(client: &mut ClientSide<'_>, run: &mut Run, buffers: &mut Buffe
         drop(selected);
         return match broken {
             Broken::Client => give_up(run),
-            Broken::Refused(reply) => refuse(client, run, buffers, reply).await,
+            Broken::Refused(reply) => finish_refused(side.client, run, &mut buffers.to_client, reply).await,
             _ => {
                 let reply = run.fail(cause);
-                refuse(client, run, buffers, reply).await
+                finish_refused(side.client, run, &mut buffers.to_client, reply).await
             }
         };
     }
@@ -186,14 +185,14 @@ fn may_try_again(run: &Run, pool: &Pool) -> bool {
 fn request_flow<'b>(run: &Run, pool: &Pool, body: Body, replay: &Replay, out: &'b mut Vec<u8>) -> Flow<'b> {
     out.clear();
     let host = pool.host().unwrap_or_else(|| run.request().authority());
-    http1::write_upstream(run.request(), host, run.framing().body, out);
+    write_upstream(run.request(), host, run.framing().body, out);
     let coding = if run.framing().body == BodyLength::Chunked { Coding::Chunked } else { Coding::Plain };
     coding.write(replay.as_deref().unwrap_or_default(), out);
     Flow::new(body, coding, out)
 }
 
 /// The final answer of the backend. Interim ones go to the client, if it knows them.
-async fn answer(attempt: &mut Attempt<'_>, out: &mut Vec<u8>, began: Instant) -> Result<Response, Broken> {
+async fn answer<D: Downstream>(attempt: &mut Attempt<'_, D>, out: &mut Vec<u8>, began: Instant) -> Result<Response, Broken> {
     for _ in 0..MOST_INTERIM {
         let mut response = attempt.answer().await?;
         match response.head.status() {
@@ -205,13 +204,7 @@ async fn answer(attempt: &mut Attempt<'_>, out: &mut Vec<u8>, began: Instant) ->
                 }
                 convert::strip_hop_fields(&mut response.head);
                 response.head.headers_mut().driver_remove(rescue::DECISION_ID);
-                out.clear();
-                http1::write_response(&response.head, false, None, out);
-                let sent = async {
-                    attempt.gate.write_all(out).await?;
-                    attempt.gate.flush().await
-                };
-                sent.await.map_err(|_| Broken::Client)?;
+                attempt.client.interim(&response.head, out).await.map_err(|_| Broken::Client)?;
             }
             _ => {
                 attempt.run.upstream_mut().duration = Some(began.elapsed());
@@ -223,8 +216,8 @@ async fn answer(attempt: &mut Attempt<'_>, out: &mut Vec<u8>, began: Instant) ->
 }
 
 /// Brings the response to the client, and keeps the backend's connection if that may be.
-async fn bring(
-    mut attempt: Attempt<'_>,
+async fn bring<D: Downstream>(
+    mut attempt: Attempt<'_, D>,
     out: &mut Vec<u8>,
     response: Response,
     selected: Selected,
@@ -236,8 +229,8 @@ async fn bring(
     if let Some(reply) = attempt.run.response(&mut head) {
         // The body of the response that was replaced is not wanted.
         selected.record(BackendOutcome::Cancelled);
-        let (gate, run) = (attempt.gate, attempt.run);
-        return finish_refused(gate, run, out, reply).await;
+        let (client, run) = (attempt.client, attempt.run);
+        return finish_refused(client, run, out, reply).await;
     }
     let status = head.status();
     let http10 = attempt.run.request().version() == Version::Http10;
@@ -249,21 +242,18 @@ async fn bring(
         (false, false, None) => Body::UntilClosed,
     };
     let until_closed = matches!(body, Body::UntilClosed);
-    // HTTP/1.0 knows no chunks (RFC 9112, section 6.1): the body then ends with the connection.
     let unframed = !bodiless && framing.length.is_none();
-    let chunked = !http10 && (unframed || framing.chunked);
-    let coding = match (bodiless, chunked) {
-        (true, _) => Coding::Nothing,
-        (false, true) => Coding::Chunked,
-        (false, false) => Coding::Plain,
-    };
     // The rest of a request that was answered early is not read.
     let keep_alive = attempt.run.framing().keep_alive && attempt.is_sent() && !stopping && !(http10 && unframed);
-    out.clear();
-    http1::write_response(&head, chunked, connection_option(keep_alive, http10), out);
-    let mut flow = Flow::new(body, coding, out);
-    let relayed = attempt.relay(&mut flow).await;
-    attempt.run.traffic_mut().bytes_out += flow.bytes;
+    let answer = Answer { body, bodiless, unframed, chunked: framing.chunked, keep_alive, http10 };
+    let relayed = match attempt.client.respond(head, answer, out) {
+        Ok(mut response) => {
+            let relayed = attempt.relay(&mut response).await;
+            attempt.run.traffic_mut().bytes_out += response.bytes();
+            relayed
+        }
+        Err(_) => Err(Broken::Client),
+    };
     let whole_request = attempt.is_sent();
     match &relayed {
         Ok(()) => selected.record(if status >= 500 { BackendOutcome::ServerError } else { BackendOutcome::Success }),
@@ -281,7 +271,7 @@ async fn bring(
         return false;
     }
     if !whole_request {
-        attempt.gate.leave_unread();
+        attempt.client.leave_unread();
         return false;
     }
     // A backend that was spoken to in HTTP/1.0, for want of a host, closes.
@@ -296,24 +286,11 @@ async fn bring(
     keep_alive
 }
 
-/// What is said of the connection: only what the version does not say by itself.
-fn connection_option(keep_alive: bool, http10: bool) -> Option<&'static str> {
-    match (keep_alive, http10) {
-        (true, true) => Some("keep-alive"),
-        (true, false) => None,
-        (false, _) => Some("close"),
-    }
-}
-
 /// Ends a request that was sent to a backend with a reply of the gateway's own, and with it the connection.
-async fn refuse(client: &mut ClientSide<'_>, run: &mut Run, buffers: &mut Buffers, reply: Reply) -> bool {
-    finish_refused(client.gate, run, &mut buffers.to_client, reply).await
-}
-
-async fn finish_refused(gate: &mut Gate, run: &mut Run, out: &mut Vec<u8>, reply: Reply) -> bool {
-    let sent = send(gate, run, out, reply, false).await;
+async fn finish_refused<D: Downstream>(client: &mut D, run: &mut Run, out: &mut Vec<u8>, reply: Reply) -> bool {
+    let sent = client.reply(run, reply, false, out).await;
     run.finish(sent.unwrap_or(0));
-    gate.leave_unread();
+    client.leave_unread();
     false
 }
 
@@ -324,50 +301,19 @@ fn give_up(run: &mut Run) -> bool {
     false
 }
 
-/// Sends a reply of the gateway's own, and gives its status.
-async fn send(gate: &mut Gate, run: &mut Run, out: &mut Vec<u8>, reply: Reply, keep_alive: bool) -> io::Result<u16> {
+/// A reply of the gateway's own, with what every response has.
+fn own_reply(run: &mut Run, reply: Reply) -> (ResponseHead, Bytes) {
     let (mut head, body) = run.reply(reply);
-    let status = head.status();
+    let bodiless = matches!(head.status(), 204 | 304);
     let headers = head.headers_mut();
     // They fit: a reply of the gateway's own has few fields.
-    if !matches!(status, 204 | 304) {
+    if !bodiless {
         let _ = headers.driver_set("content-length", itoa::Buffer::new().format(body.len()).as_bytes());
     }
     if !headers.contains("date") {
         let _ = headers.driver_set("date", rescue::http_date(SystemTime::now()).as_bytes());
     }
-    out.clear();
-    http1::write_response(&head, false, connection_option(keep_alive, run.request().version() == Version::Http10), out);
-    if !matches!(status, 204 | 304) && *run.request().method() != Method::Head {
-        out.extend_from_slice(&body);
-        run.traffic_mut().bytes_out = body.len() as u64;
-    }
-    gate.write_all(out).await?;
-    gate.flush().await?;
-    Ok(status)
-}
-
-/// Reads the rest of a body that nobody wants. Whether it has come to its end.
-async fn discard(gate: &mut Gate, mut body: Body) -> bool {
-    if body.is_done() {
-        return true;
-    }
-    let drained = async {
-        while !body.is_done() {
-            if gate.buffered().is_empty() && gate.fill().await? == 0 {
-                return io::Result::Ok(false);
-            }
-            if body.take(gate.buffer_mut(), &mut |_| {}).is_err() {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    };
-    let whole = matches!(tokio::time::timeout(DRAIN, drained).await, Ok(Ok(true)));
-    if !whole {
-        gate.leave_unread();
-    }
-    whole
+    (head, body)
 }
 
 /// What a request needs beside its connection. They belong to the thread while there is no request, so that idle connections hold

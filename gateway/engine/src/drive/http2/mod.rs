@@ -1,0 +1,251 @@
+//! HTTP/2 clients. The h2 library frames the connection; what a stream asks is normalised, judged and served as any request.
+//!
+//! - [`batch`]: what is written is put together before it is sent
+//! - [`stream`]: one request and its response
+//! - [`session`]: a stream as Pingora's driver sees it
+//! - this file: the connection's loop, and the way of each stream to its driver
+
+mod batch;
+mod session;
+mod stream;
+
+use super::connection::Serving;
+use super::gate::Gate;
+use super::judge::{Judged, judge};
+use super::pingora::Driver;
+use super::timer::Timer;
+use super::which::{Asked, Which, which};
+use super::{convert, direct};
+use crate::config::snapshot::{ListenerPlan, Snapshot};
+use crate::connection::Client;
+use crate::exchange::Next;
+use crate::normalise::{self, BodyLength, Framing, Refusal};
+use crate::refusals::{Sketch, refuse};
+use crate::rescue;
+use batch::Batch;
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::{Builder, Connection, SendResponse};
+use http::Request;
+use http::request::Parts;
+use pingora::apps::HttpServerApp;
+use pingora::protocols::http::ServerSession;
+use pingora_proxy::HttpProxy;
+use portcullis_plugin::{RequestHead, ResponseHead, Scheme};
+use session::Session;
+pub use session::take_judged;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+pub use stream::Stream;
+use tokio::io::AsyncWrite;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+/// How long the end of a connection may take, to a client that does not read.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// Bytes of one response that wait for the client; a backend that is faster waits too.
+const SEND_BUFFER: usize = 128 << 10;
+
+/// What the streams of one connection share. It has one owner more than there are streams.
+struct Shared {
+    proxy: Arc<HttpProxy<Driver>>,
+    shutdown: watch::Receiver<bool>,
+    client: Arc<Client>,
+    /// The gateway waits for the streams when it stops.
+    _token: TaskTrackerToken,
+}
+
+/// What happens on a connection.
+enum Event {
+    Accepted(Request<RecvStream>, SendResponse<Bytes>),
+    Stop,
+    Idle,
+    /// The connection is over.
+    Over,
+}
+
+/// Serves a connection to its end.
+pub async fn serve(serving: &Serving, gate: Box<Gate>, client: Arc<Client>) {
+    let (_, plan) = client.current();
+    let limits = &plan.settings.limits;
+    let mut builder = Builder::new();
+    builder.max_concurrent_streams(limits.h2_streams).max_send_buffer_size(SEND_BUFFER);
+    // Somewhat more than is allowed: the library answers what is over its limit by itself, uncounted and without an id.
+    // Its own count adds 32 bytes for each field.
+    let fields = u64::try_from(limits.header_fields).unwrap_or(u64::MAX).saturating_mul(64);
+    let header_list = limits.header_bytes.0.saturating_mul(2).saturating_add(fields);
+    builder.max_header_list_size(u32::try_from(header_list).unwrap_or(u32::MAX));
+    let mut batch = Batch::new(gate);
+    // One preface and one settings frame are all a client has to send before its first request.
+    let mut handshake = pin!(builder.handshake(batch.clone()));
+    let established = poll_fn(|context| {
+        let shaken = handshake.as_mut().poll(context);
+        match batch.poll_send(context) {
+            Poll::Ready(Err(_)) => Poll::Ready(None),
+            _ => shaken.map(Result::ok),
+        }
+    });
+    let Ok(Some(mut connection)) = timeout(limits.header_timeout.get(), established).await else { return };
+    let shared = Arc::new(Shared {
+        proxy: Arc::clone(&serving.proxy),
+        shutdown: serving.shutdown.clone(),
+        client,
+        _token: serving.tracker.token(),
+    });
+    run(&shared, &mut connection, &batch, limits.idle_timeout.get()).await;
+    let _ = timeout(GOODBYE, poll_fn(|context| Pin::new(&mut batch).poll_shutdown(context))).await;
+}
+
+async fn run(shared: &Arc<Shared>, connection: &mut Connection<Batch, Bytes>, batch: &Batch, idle: Duration) {
+    let mut shutdown = shared.shutdown.clone();
+    let mut stop = pin!(shutdown.wait_for(|stop| *stop));
+    let mut stopping = false;
+    let mut timer = Timer::default();
+    let mut outlet = Outlet { batch, patient: false };
+    loop {
+        let event = poll_fn(|context| {
+            if !stopping && stop.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Event::Stop);
+            }
+            match connection.poll_accept(context) {
+                Poll::Ready(Some(Ok((request, respond)))) => return Poll::Ready(Event::Accepted(request, respond)),
+                Poll::Ready(_) => return Poll::Ready(Event::Over),
+                Poll::Pending => {}
+            }
+            if outlet.poll(context).is_err() {
+                return Poll::Ready(Event::Over);
+            }
+            timer.poll(context, idle, None).map(|()| Event::Idle)
+        })
+        .await;
+        match event {
+            Event::Stop => {
+                connection.graceful_shutdown();
+                stopping = true;
+            }
+            Event::Accepted(request, respond) => {
+                if !stopping && !shared.client.is_listed() {
+                    // A reload has removed the listener: what was begun is served, and nothing after it.
+                    connection.graceful_shutdown();
+                    stopping = true;
+                }
+                timer.restart();
+                let shared = Arc::clone(shared);
+                tokio::spawn(async move { shared.serve(request, respond).await });
+            }
+            Event::Idle if Arc::strong_count(shared) > 1 => {}
+            Event::Idle | Event::Over => return,
+        }
+    }
+}
+
+/// Sends what was written, once the streams that are ready have written theirs.
+struct Outlet<'a> {
+    batch: &'a Batch,
+    /// Has let the others go first.
+    patient: bool,
+}
+
+impl Outlet<'_> {
+    fn poll(&mut self, context: &mut Context<'_>) -> std::io::Result<()> {
+        if self.batch.is_empty() {
+            self.patient = false;
+        } else if std::mem::replace(&mut self.patient, true) {
+            self.patient = false;
+            if let Poll::Ready(sent) = self.batch.poll_send(context) {
+                return sent;
+            }
+        } else {
+            // Behind every task that is ready now.
+            context.waker().wake_by_ref();
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    async fn serve(&self, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+        let (parts, receive) = request.into_parts();
+        let (snapshot, plan) = self.client.current();
+        let mut stream = Stream::new(receive, respond, plan.settings.limits.write_timeout.get());
+        let (request, framing) = match self.read(&parts, &plan, stream.is_ended()) {
+            Ok(read) => read,
+            Err(refusal) => return self.refuse(&snapshot, &plan, &parts, &refusal, stream).await,
+        };
+        let judged = judge(&self.client, snapshot, Arc::clone(&plan), request, framing).await;
+        let asked = Asked {
+            driver: plan.driver,
+            upgrade: false,
+            looks_at_bodies: judged.run.looks_at_bodies(),
+            backend_http1: match &judged.next {
+                Next::Forward(pool) => Some(pool.speaks_http1()),
+                Next::Reply(_) => None,
+            },
+        };
+        match which(asked) {
+            Which::Direct => {
+                plan.metrics.direct.inc();
+                direct::serve(&mut stream, &mut Timer::default(), judged, &self.shutdown).await;
+            }
+            Which::Pingora => {
+                plan.metrics.pingora.inc();
+                self.through_pingora(stream, parts, judged).await;
+            }
+        }
+    }
+
+    fn read(&self, parts: &Parts, plan: &ListenerPlan, ended: bool) -> Result<(RequestHead, Framing), Refusal> {
+        let scheme = if self.client.connection.tls.is_some() { Scheme::Https } else { Scheme::Http };
+        let fields = parts.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let (request, mut framing) = normalise::http2(
+            parts.method.as_str(),
+            parts.uri.scheme_str(),
+            authority(parts),
+            target(parts),
+            fields,
+            &plan.head_limits,
+            scheme,
+            &plan.policy,
+        )?;
+        if ended {
+            framing.body = BodyLength::None;
+        }
+        Ok((request, framing))
+    }
+
+    async fn refuse(&self, snapshot: &Snapshot, plan: &ListenerPlan, parts: &Parts, refusal: &Refusal, mut stream: Stream) {
+        let authority = authority(parts).unwrap_or_default();
+        let sketch = Sketch::new(parts.method.as_str().as_bytes(), authority.as_bytes(), target(parts).as_bytes(), "HTTP/2");
+        let reply = refuse(snapshot, plan, &self.client.connection, refusal, sketch);
+        let mut head = ResponseHead::new(reply.status, reply.headers);
+        // They fit: it has few fields.
+        let headers = head.headers_mut();
+        let _ = headers.driver_set("content-length", itoa::Buffer::new().format(reply.body.len()).as_bytes());
+        let _ = headers.driver_set("date", rescue::http_date(SystemTime::now()).as_bytes());
+        let last = reply.body.is_empty();
+        let sent = convert::http2_response(head).and_then(|response| stream.send_head(response, last));
+        if sent.is_ok() && !last {
+            // Who does not read the answer does without it.
+            let _ = stream.send_all(reply.body).await;
+        }
+    }
+
+    async fn through_pingora(&self, stream: Stream, parts: Parts, judged: Judged) {
+        let session = Session::new(stream, parts, judged);
+        self.proxy.process_new_http(ServerSession::new_custom(Box::new(session)), &self.shutdown).await;
+    }
+}
+
+fn authority(parts: &Parts) -> Option<&str> {
+    parts.uri.authority().map(|authority| authority.as_str())
+}
+
+/// Path and query. CONNECT has none.
+fn target(parts: &Parts) -> &str {
+    parts.uri.path_and_query().map_or("", |target| target.as_str())
+}
