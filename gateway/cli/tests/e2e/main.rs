@@ -15,6 +15,7 @@ mod contract;
 // What is spoken, and how badly.
 mod drivers;
 mod hostile;
+mod http2;
 mod messages;
 mod preflight;
 mod protocols;

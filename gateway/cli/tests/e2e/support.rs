@@ -24,6 +24,29 @@ pub fn edge(config: &str) -> Setup {
     Setup { folder: TempDir::new().unwrap(), config: config.to_owned(), authority: None, watch: false }
 }
 
+/// With `PORTCULLIS_TEST_DRIVER=pingora`, every listener of a configuration that says nothing of drivers is Pingora's: the same
+/// tests then run over it.
+fn driven(config: &str) -> String {
+    let Ok(driver) = std::env::var("PORTCULLIS_TEST_DRIVER") else { return config.to_owned() };
+    if config.contains("driver:") {
+        return config.to_owned();
+    }
+    let mut listeners = false;
+    let mut lines = Vec::new();
+    for line in config.lines() {
+        if line.starts_with(|first: char| first.is_ascii_alphabetic()) {
+            listeners = line.starts_with("listeners:");
+        }
+        let at = line.find("address:").filter(|_| listeners);
+        lines.push(match at {
+            Some(at) if line.contains('{') => format!("{}driver: {driver}, {}", &line[..at], &line[at..]),
+            Some(at) => format!("{}driver: {driver}\n{}{}", &line[..at], " ".repeat(at), &line[at..]),
+            None => line.to_owned(),
+        });
+    }
+    lines.join("\n") + "\n"
+}
+
 impl Setup {
     /// Puts `value` in the place of every `name`.
     pub fn with(mut self, name: &str, value: impl ToString) -> Self {
@@ -76,7 +99,7 @@ impl Setup {
 
     fn write(self) -> ((TempDir, Option<Pki>, bool), PathBuf) {
         let path = self.folder.path().join("edge.yaml");
-        std::fs::write(&path, &self.config).unwrap();
+        std::fs::write(&path, driven(&self.config)).unwrap();
         ((self.folder, self.authority, self.watch), path)
     }
 }
@@ -113,7 +136,7 @@ impl Edge {
     }
 
     pub fn rewrite(&self, config: &str) {
-        std::fs::write(self.folder.path().join("edge.yaml"), config).unwrap();
+        std::fs::write(self.folder.path().join("edge.yaml"), driven(config)).unwrap();
     }
 
     /// A connection to the listener `http`.

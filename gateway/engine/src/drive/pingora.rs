@@ -5,7 +5,7 @@ use super::http2::take_judged;
 use super::judge::Judged;
 use crate::access_log::FinalVerdict;
 use crate::exchange::{Next, Run};
-use crate::normalise;
+use crate::normalise::{self, Refusal};
 use crate::pool::{BackendOutcome, Pool, Selected};
 use crate::rescue::Cause;
 use async_trait::async_trait;
@@ -258,14 +258,19 @@ impl ProxyHttp for Driver {
         response: &mut ResponseHeader,
         context: &mut Context,
     ) -> Result<()> {
-        if response.status.is_informational() && response.status.as_u16() != 101 {
+        let switches = response.status.as_u16() == 101;
+        if response.status.is_informational() && !switches {
             return Ok(());
         }
         if let Some(attempt) = context.attempt {
             context.run()?.upstream_mut().duration = Some(attempt.elapsed());
         }
         let fields = response.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-        if let Err(refusal) = normalise::response(response.status.as_u16(), fields) {
+        let read = match switches && !context.run()?.framing().upgrade {
+            true => Err(Refusal::upstream("an answer", "a switch of protocols nobody asked for")),
+            false => normalise::response(response.status.as_u16(), fields).map(|_| ()),
+        };
+        if let Err(refusal) = read {
             tracing::warn!(observed = refusal.finding.observed, "the response of the backend is ambiguous");
             if let Some(selected) = context.selected.take() {
                 selected.record(BackendOutcome::Invalid);
@@ -489,6 +494,9 @@ async fn write(session: &mut Session, head: &ResponseHead, body: Bytes) -> Resul
     session.write_response_header(Box::new(response), empty).await?;
     if !empty {
         session.write_response_body(Some(body), true).await?;
+    } else if let ServerSession::Custom(stream) = session.as_downstream_mut() {
+        // An HTTP/2 stream is not told that its head is all.
+        stream.finish().await?;
     }
     Ok(())
 }

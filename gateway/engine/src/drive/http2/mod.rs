@@ -212,7 +212,7 @@ impl Shared {
             scheme,
             &plan.policy,
         )?;
-        if ended {
+        if ended && framing.body == BodyLength::Chunked {
             framing.body = BodyLength::None;
         }
         Ok((request, framing))
