@@ -95,8 +95,9 @@ async fn a_broken_configuration_is_refused_with_its_place_and_the_running_one_st
     stage.edge.rewrite(&stage.config.replace("body: \"one\"", "boddy: \"two\""));
     let error = stage.edge.handle.reload().await.unwrap_err();
     assert!(matches!(error, StartError::Configuration(_)));
-    let line = stage.config.lines().position(|line| line.contains("name: version")).unwrap() + 1;
-    let column = stage.config.lines().nth(line - 1).unwrap().find("body:").unwrap() + 1;
+    let written = std::fs::read_to_string(stage.edge.path().join("edge.yaml")).unwrap();
+    let line = written.lines().position(|line| line.contains("name: version")).unwrap() + 1;
+    let column = written.lines().nth(line - 1).unwrap().find("boddy:").unwrap() + 1;
     let text = error.to_string();
     assert!(text.contains(&format!("edge.yaml:{line}:{column}")), "{text}");
     assert!(text.contains("body"), "it says what was meant: {text}");

@@ -4,7 +4,7 @@ use super::support::{Edge, edge};
 use portcullis_testkit::{Pki, Upstream};
 
 const CONFIG: &str = r#"
-listeners: [{ name: http, address: 127.0.0.1:0 }]
+listeners: [{ name: http, driver: auto, address: 127.0.0.1:0 }]
 access_log: { path: access.jsonl }
 pools: { web: { retries: 0, protocol: PROTOCOL, tls: { TLS }, backends: [{ address: UPSTREAM }] } }
 routes: [{ name: all, pool: web }]
