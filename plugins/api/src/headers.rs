@@ -226,7 +226,25 @@ impl Headers {
         let at = self.buffer.len();
         self.buffer.extend_from_slice(name.as_bytes());
         self.buffer.extend_from_slice(value);
-        self.driver_index(at..at + name.len(), at + name.len()..at + name.len() + value.len())
+        self.push(at..at + name.len(), at + name.len()..at + name.len() + value.len())
+    }
+
+    /// Both are within the buffer, and were checked.
+    fn push(&mut self, name: Range<usize>, value: Range<usize>) -> Result<(), HeaderError> {
+        if self.live >= self.max_fields {
+            return Err(HeaderError::TooMany);
+        }
+        let small = |n: usize| u32::try_from(n).map_err(|_| HeaderError::TooMany);
+        self.fields.push(Field {
+            tag: tag(self.buffer.get(name.clone()).unwrap_or_default()),
+            name: small(name.start)?,
+            value: small(value.start)?,
+            value_len: small(value.len())?,
+            name_len: name.len() as u16,
+            dead: false,
+        });
+        self.live += 1;
+        Ok(())
     }
 }
 
@@ -242,24 +260,11 @@ impl Headers {
     /// # Errors
     /// If there are too many fields, or the ranges are not within the buffer.
     pub fn driver_index(&mut self, name: Range<usize>, value: Range<usize>) -> Result<(), HeaderError> {
-        if self.live >= self.max_fields {
-            return Err(HeaderError::TooMany);
-        }
         let name_bytes = self.buffer.get(name.clone()).ok_or(HeaderError::Name)?;
         if value.end > self.buffer.len() || value.start > value.end || !is_name(name_bytes) {
             return Err(HeaderError::Value);
         }
-        let small = |n: usize| u32::try_from(n).map_err(|_| HeaderError::TooMany);
-        self.fields.push(Field {
-            tag: tag(name_bytes),
-            name: small(name.start)?,
-            value: small(value.start)?,
-            value_len: small(value.len())?,
-            name_len: name.len() as u16,
-            dead: false,
-        });
-        self.live += 1;
-        Ok(())
+        self.push(name, value)
     }
 
     /// Adds any field, framing or not, after checking its bytes.

@@ -89,7 +89,8 @@ impl Builder {
         }
         let begin = format!("{}{COMMON}", self.listeners).replace("{UPSTREAM}", &upstream.address().to_string());
         let path = folder.path().join("edge.yaml");
-        std::fs::write(&path, format!("{begin}{}", config.replace(ISSUER, provider.issuer()))).unwrap();
+        let text = format!("{begin}{}", config.replace(ISSUER, provider.issuer()));
+        std::fs::write(&path, super::support::driven(&text)).unwrap();
         let gateway = match Gateway::builder().config_file(&path).watch_files(self.watch).start().await {
             Ok(gateway) => gateway,
             Err(error) => panic!("{error}"),
@@ -125,7 +126,7 @@ impl Stage {
     /// Writes another configuration in the place of the running one. It does not reload.
     pub fn rewrite(&self, config: &str) {
         let text = format!("{}{}", self.begin, config.replace(ISSUER, self.provider.issuer()));
-        std::fs::write(self.file("edge.yaml"), text).unwrap();
+        std::fs::write(self.file("edge.yaml"), super::support::driven(&text)).unwrap();
     }
 
     pub fn http(&self) -> SocketAddr {

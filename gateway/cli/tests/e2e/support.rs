@@ -26,7 +26,7 @@ pub fn edge(config: &str) -> Setup {
 
 /// With `PORTCULLIS_TEST_DRIVER=pingora`, every listener of a configuration that says nothing of drivers is Pingora's: the same
 /// tests then run over it.
-fn driven(config: &str) -> String {
+pub fn driven(config: &str) -> String {
     let Ok(driver) = std::env::var("PORTCULLIS_TEST_DRIVER") else { return config.to_owned() };
     if config.contains("driver:") {
         return config.to_owned();

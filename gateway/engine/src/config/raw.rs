@@ -73,8 +73,8 @@ pub struct Listener {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Driver {
-    /// The direct driver, which costs less, where client and backend speak HTTP/1; Pingora's for HTTP/2, upgrades and filters that
-    /// look at bodies.
+    /// The direct driver, which costs less, where the backend speaks HTTP/1; Pingora's for backends that may speak HTTP/2, upgrades
+    /// and filters that look at bodies.
     #[default]
     Auto,
     /// Pingora's for everything.

@@ -7,6 +7,7 @@
 use super::gate::Gate;
 use super::judge::{Judged, judge};
 use super::pingora::{Driver, Inbound};
+use super::stop::Stop;
 use super::timer::Timer;
 use super::which::{Asked, Which, which};
 use super::{direct, http2};
@@ -21,11 +22,12 @@ use bytes::BytesMut;
 use pingora::apps::HttpServerApp;
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
-use pingora::protocols::raw_connect::ProxyDigest;
-use pingora_http::ResponseHeader;
 use pingora_proxy::HttpProxy;
 use portcullis_plugin::{Finding, RequestHead, Scheme, Version, reason};
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -46,12 +48,17 @@ struct Received {
     framing: Framing,
 }
 
+/// What ended the wait for a request.
+enum More {
+    Came,
+    Stop,
+    Ended,
+}
+
 impl Serving {
     /// Serves a connection to its end.
     pub async fn serve(&self, stream: Stream, client: Arc<Client>, http2: bool) {
-        let Ok(response) = ResponseHeader::build(200, None) else { return };
-        let digest = Arc::new(ProxyDigest::new(Box::new(response), None));
-        let gate = Box::new(Gate::new(stream, digest, http2));
+        let gate = Box::new(Gate::new(stream, http2));
         if gate.is_http2() {
             http2::serve(self, gate, client).await;
         } else {
@@ -62,10 +69,37 @@ impl Serving {
     async fn serve_http1(&self, mut gate: Box<Gate>, client: Arc<Client>) {
         let scheme = if client.connection.tls.is_some() { Scheme::Https } else { Scheme::Http };
         let mut timer = Timer::default();
-        let mut served = false;
+        let mut shutdown = self.shutdown.clone();
+        let wait = pin!(shutdown.wait_for(|stop| *stop));
+        let mut stop = Stop::new(&self.shutdown, wait);
+        // The first request has the time of a head; between requests a connection may be idle for longer.
+        let mut patience = {
+            let (_, plan) = client.current();
+            plan.settings.limits.header_timeout.max(plan.settings.limits.idle_timeout).get()
+        };
         loop {
-            let Some(received) = self.read_head(&mut gate, &client, scheme, served).await else { return };
-            served = true;
+            if gate.buffered().is_empty() {
+                gate.rest();
+                timer.restart();
+                let more = poll_fn(|context| {
+                    if stop.poll(context).is_ready() {
+                        return Poll::Ready(More::Stop);
+                    }
+                    if let Poll::Ready(read) = gate.poll_fill(context, 0) {
+                        return Poll::Ready(if matches!(read, Ok(1..)) { More::Came } else { More::Ended });
+                    }
+                    timer.poll(context, patience, None).map(|()| More::Ended)
+                });
+                match more.await {
+                    More::Came => {}
+                    More::Stop => return,
+                    More::Ended => {
+                        pingora::protocols::Shutdown::shutdown(&mut *gate).await;
+                        return;
+                    }
+                }
+            }
+            let Some(received) = self.read_head(&mut gate, &client, scheme).await else { return };
             let Received { snapshot, plan, request, framing } = received;
             let judged = judge(&client, snapshot, Arc::clone(&plan), request, framing).await;
             let asked = Asked {
@@ -89,6 +123,7 @@ impl Serving {
                     again
                 }
             };
+            patience = plan.settings.limits.idle_timeout.get();
             if !again || !client.is_listed() {
                 pingora::protocols::Shutdown::shutdown(&mut *gate).await;
                 return;
@@ -138,28 +173,10 @@ impl Serving {
     }
 
     /// Reads, parses and normalises one head. `None`: the connection is over, and the client has its answer.
-    async fn read_head(&self, gate: &mut Gate, client: &Arc<Client>, scheme: Scheme, served: bool) -> Option<Received> {
-        let mut shutdown = self.shutdown.clone();
-        if gate.buffered().is_empty() {
-            let (_, plan) = client.current();
-            // The first request has the time of a head; between requests a connection may be idle for longer.
-            let limits = &plan.settings.limits;
-            let patience = if served { limits.idle_timeout } else { limits.header_timeout.max(limits.idle_timeout) };
-            let first = tokio::select! {
-                biased;
-                read = timeout_at(Instant::now() + patience.get(), gate.fill()) => read,
-                _ = shutdown.wait_for(|stopping| *stopping) => return None,
-            };
-            match first {
-                Ok(Ok(1..)) => {}
-                _ => {
-                    pingora::protocols::Shutdown::shutdown(gate).await;
-                    return None;
-                }
-            }
-        }
+    async fn read_head(&self, gate: &mut Gate, client: &Arc<Client>, scheme: Scheme) -> Option<Received> {
         let (snapshot, plan) = client.current();
-        let deadline = Instant::now() + plan.settings.limits.header_timeout.get();
+        // Nearly all heads are there at once, and need none.
+        let mut deadline = None;
         let mut parser = http1::Parser::default();
         let refusal = loop {
             match parser.parse(gate.buffered(), &plan.head_limits) {
@@ -173,7 +190,8 @@ impl Serving {
                 Ok(Parsed::Partial) => {}
                 Err(refusal) => break refusal,
             }
-            match timeout_at(deadline, gate.fill()).await {
+            let due = *deadline.get_or_insert_with(|| Instant::now() + plan.settings.limits.header_timeout.get());
+            match timeout_at(due, gate.fill()).await {
                 Ok(Ok(1..)) => {}
                 // The client left in the middle of its head.
                 Ok(_) => break Refusal::ambiguous("a whole request head", "the connection ended within it"),

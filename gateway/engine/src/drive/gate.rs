@@ -13,7 +13,9 @@ use pingora::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest, UniqueID,
     UniqueIDType,
 };
+use std::cell::RefCell;
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -28,6 +30,14 @@ const STASH: usize = 64 << 10;
 /// How long, and for how many bytes, a closed connection is read on so that the client gets the last response.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 1 << 20;
+
+/// Bytes that are read at once where most reads bring few, or none.
+const SCRATCH: usize = 8 << 10;
+
+thread_local! {
+    /// Where they are read to: a connection that waits holds no buffer.
+    static SPACE: RefCell<Vec<u8>> = RefCell::new(vec![0; SCRATCH]);
+}
 
 /// The end of a chunked body (RFC 9112, section 7.1).
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
@@ -50,7 +60,6 @@ enum Allowance {
 
 pub struct Gate {
     inner: Stream,
-    digest: Arc<ProxyDigest>,
     http2: bool,
     buffer: BytesMut,
     allowance: Allowance,
@@ -58,10 +67,9 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// `digest` carries what the driver needs to know of the connection to every session made from it.
-    pub fn new(inner: Stream, digest: Arc<ProxyDigest>, http2: bool) -> Self {
+    pub fn new(inner: Stream, http2: bool) -> Self {
         let allowance = if http2 { Allowance::Open } else { Allowance::Spent };
-        Self { inner, digest, http2, buffer: BytesMut::new(), allowance, broken: None }
+        Self { inner, http2, buffer: BytesMut::new(), allowance, broken: None }
     }
 
     pub fn is_http2(&self) -> bool {
@@ -78,19 +86,33 @@ impl Gate {
         self.buffer.advance(len.min(self.buffer.len()));
     }
 
+    /// Lets go of the buffer, while nothing is in it.
+    pub fn rest(&mut self) {
+        if self.buffer.is_empty() {
+            self.buffer = BytesMut::new();
+        }
+    }
+
     /// Reads more into the buffer. 0 is the end of the stream.
     ///
     /// # Errors
     /// As the stream below.
     pub async fn fill(&mut self) -> io::Result<usize> {
-        self.buffer.reserve(8 << 10);
-        self.inner.read_buf(&mut self.buffer).await
+        poll_fn(|context| self.poll_fill(context, SCRATCH)).await
     }
 
-    /// As [`fill`](Self::fill), for the direct driver: with room for more, which it asks for when bodies pass.
+    /// As [`fill`](Self::fill); with more `room`, for bodies.
     pub fn poll_fill(&mut self, context: &mut Context<'_>, room: usize) -> Poll<io::Result<usize>> {
-        self.buffer.reserve(room);
-        poll_read_buf(Pin::new(&mut self.inner), context, &mut self.buffer)
+        if room > SCRATCH {
+            self.buffer.reserve(room);
+            return poll_read_buf(Pin::new(&mut self.inner), context, &mut self.buffer);
+        }
+        SPACE.with_borrow_mut(|space| {
+            let mut read = ReadBuf::new(space.as_mut_slice());
+            ready!(Pin::new(&mut self.inner).poll_read(context, &mut read))?;
+            self.buffer.extend_from_slice(read.filled());
+            Poll::Ready(Ok(read.filled().len()))
+        })
     }
 
     /// What has been read and is not yet used, to be taken from its front.
@@ -315,8 +337,9 @@ impl GetTimingDigest for Gate {
 }
 
 impl GetProxyDigest for Gate {
+    /// What the driver needs to know of the connection comes with each request.
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        Some(Arc::clone(&self.digest))
+        None
     }
 }
 

@@ -1,14 +1,23 @@
 //! One timer for a connection: set when something is waited for, and moved as seldom as can be.
 
+use std::cell::RefCell;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::runtime::{Handle, Id};
 use tokio::time::{Instant, Sleep, sleep_until};
+
+/// Timers that a thread keeps for the next connection or stream, each of which is good in its own runtime only.
+const SPARE: usize = 64;
+
+thread_local! {
+    static SPARES: RefCell<Vec<(Id, Pin<Box<Sleep>>)>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Waiting costs a reading of the clock; only a deadline that comes before the one that was set costs more.
 #[derive(Default)]
 pub struct Timer {
-    sleep: Option<Pin<Box<Sleep>>>,
+    sleep: Option<(Id, Pin<Box<Sleep>>)>,
     /// When the wait is over; `None` while nothing is waited for.
     due: Option<Instant>,
 }
@@ -25,7 +34,7 @@ impl Timer {
             let due = Instant::now() + limit;
             end.map_or(due, |end| end.min(due))
         });
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        let (_, sleep) = self.sleep.get_or_insert_with(|| spare(due));
         // One that is set to an earlier time wakes us for nothing, once: cheaper than moving it for each wait.
         if sleep.deadline() > due {
             sleep.as_mut().reset(due);
@@ -38,6 +47,29 @@ impl Timer {
             sleep.as_mut().reset(due);
         }
         Poll::Pending
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        if let Some(sleep) = self.sleep.take() {
+            // A thread that ends has no spares any more.
+            let _ = SPARES.try_with(|spares| {
+                let mut spares = spares.borrow_mut();
+                if spares.len() < SPARE {
+                    spares.push(sleep);
+                }
+            });
+        }
+    }
+}
+
+/// One that was used before, or a new one.
+fn spare(due: Instant) -> (Id, Pin<Box<Sleep>>) {
+    let here = Handle::current().id();
+    match SPARES.with_borrow_mut(Vec::pop) {
+        Some((id, sleep)) if id == here => (id, sleep),
+        _ => (here, Box::pin(sleep_until(due))),
     }
 }
 
@@ -62,6 +94,18 @@ mod tests {
             assert_eq!(wait(&mut timer, SECOND * seconds, None).await.as_secs(), u64::from(seconds));
         }
         assert_eq!(wait(&mut timer, SECOND * 9, Some(Instant::now() + SECOND * 4)).await.as_secs(), 4);
+    }
+
+    #[test]
+    fn a_spare_of_a_runtime_that_is_gone_is_not_used() {
+        for _ in 0..3 {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+            runtime.block_on(async {
+                for seconds in [3, 1, 2] {
+                    assert_eq!(wait(&mut Timer::default(), SECOND * seconds, None).await.as_secs(), u64::from(seconds));
+                }
+            });
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,7 +8,7 @@ pub enum Which {
     Pingora,
 }
 
-/// What is asked of a request whose client speaks HTTP/1, after it was judged; HTTP/2 clients are Pingora's.
+/// What is asked of a request after it was judged, whichever version its client speaks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Asked {
     /// The listener's `driver`.

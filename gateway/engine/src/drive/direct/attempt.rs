@@ -20,6 +20,8 @@ use tokio_util::io::poll_read_buf;
 
 /// Room for one read of a body.
 const READ: usize = 16 << 10;
+/// Room for one read of a body that is known to have as much.
+const READ_LARGE: usize = 64 << 10;
 /// Bytes of a request's body that are kept so that it can be sent again.
 const REPLAY: usize = 64 << 10;
 
@@ -225,7 +227,7 @@ impl<'a, D: Downstream> Attempt<'a, D> {
                     Err(refusal) => return Poll::Ready(Err(Broken::BackendInvalid(refusal))),
                 }
             }
-            if ready!(self.poll_backend(context))? == 0 {
+            if ready!(self.poll_backend(context, READ))? == 0 {
                 return Poll::Ready(Err(Broken::Backend));
             }
         }
@@ -238,15 +240,19 @@ impl<'a, D: Downstream> Attempt<'a, D> {
                 Ok(Push::Complete) => return Poll::Ready(Ok(())),
                 Ok(Push::Hungry) => {}
             }
-            if self.input.is_empty() && ready!(self.poll_backend(context))? == 0 && !response.end_of_stream() {
-                return Poll::Ready(Err(Broken::Backend));
+            if self.input.is_empty() {
+                let left = response.left().and_then(|left| usize::try_from(left).ok());
+                let room = left.unwrap_or(READ).clamp(READ, READ_LARGE);
+                if ready!(self.poll_backend(context, room))? == 0 && !response.end_of_stream() {
+                    return Poll::Ready(Err(Broken::Backend));
+                }
             }
             response.take(self.input).map_err(invalid_coding)?;
         }
     }
 
-    fn poll_backend(&mut self, context: &mut Context<'_>) -> Poll<Result<usize, Broken>> {
-        self.input.reserve(READ);
+    fn poll_backend(&mut self, context: &mut Context<'_>, room: usize) -> Poll<Result<usize, Broken>> {
+        self.input.reserve(room);
         let read = ready!(poll_read_buf(Pin::new(&mut self.connection), context, self.input));
         self.reads += 1;
         Poll::Ready(read.map_err(|_| Broken::Backend))

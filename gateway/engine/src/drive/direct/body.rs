@@ -29,6 +29,15 @@ impl Body {
         matches!(self, Self::Done)
     }
 
+    /// How many bytes are still to come, if that is known.
+    pub fn left(&self) -> Option<u64> {
+        match self {
+            Self::Done => Some(0),
+            Self::Exact(left) => Some(*left),
+            Self::Chunked(_) | Self::UntilClosed => None,
+        }
+    }
+
     /// Takes what belongs to the body off the front of `input`, up to the end of a run of body bytes, and shows these to `sink`.
     /// Says how many they were.
     ///

@@ -90,6 +90,9 @@ pub trait Onward<D> {
     /// The backend has closed the connection. Whether that is how the body ends.
     fn end_of_stream(&mut self) -> bool;
 
+    /// How many bytes are still to come, if that is known.
+    fn left(&self) -> Option<u64>;
+
     /// Whether something waits for the client to take it.
     fn is_writing(&self) -> bool;
 

@@ -147,6 +147,10 @@ impl Onward<Gate> for Flow<'_> {
         ends
     }
 
+    fn left(&self) -> Option<u64> {
+        self.body.left()
+    }
+
     fn is_writing(&self) -> bool {
         Flow::is_writing(self)
     }

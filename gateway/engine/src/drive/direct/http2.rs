@@ -179,6 +179,10 @@ impl Onward<Stream> for Outgoing {
         ends
     }
 
+    fn left(&self) -> Option<u64> {
+        self.body.left()
+    }
+
     fn is_writing(&self) -> bool {
         self.blocked
     }

@@ -15,6 +15,7 @@ mod http2;
 use super::chunked::Scanner;
 use super::convert;
 use super::judge::Judged;
+use super::stop::is_stopping;
 use super::timer::Timer;
 use crate::access_log::FinalVerdict;
 use crate::exchange::{Next, Run};
@@ -48,7 +49,7 @@ pub async fn serve<D: Downstream>(client: &mut D, timer: &mut Timer, judged: Jud
         }
         Next::Reply(reply) => {
             // What is on its way is read to its end, within bounds, and the connection stays.
-            let keep_alive = run.framing().keep_alive && !closes && !*stopping.borrow();
+            let keep_alive = run.framing().keep_alive && !closes && !is_stopping(stopping);
             let sent = client.reply(&mut run, reply, keep_alive, &mut buffers.to_client).await;
             run.finish(sent.as_ref().map_or(0, |status| *status));
             sent.is_ok() && client.discard(body).await && keep_alive
@@ -117,7 +118,7 @@ async fn forward<D: Downstream>(
             Attempt::new(side.client, side.timer, run, connection, &mut buffers.input, request, &mut replay, patience);
         let broken = match answer(&mut attempt, &mut buffers.to_client, began).await {
             Ok(response) => {
-                let stopping = *side.stopping.borrow();
+                let stopping = is_stopping(side.stopping);
                 return bring(attempt, &mut buffers.to_client, response, selected, pool, stopping).await;
             }
             Err(broken) => broken,
@@ -329,7 +330,7 @@ struct Buffers {
 /// Sets of buffers that a thread keeps.
 const SPARE: usize = 64;
 /// Larger ones are let go.
-const LARGEST_SPARE: usize = 64 << 10;
+const LARGEST_SPARE: usize = 80 << 10;
 
 thread_local! {
     static SPARES: RefCell<Vec<Buffers>> = const { RefCell::new(Vec::new()) };

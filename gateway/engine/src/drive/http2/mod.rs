@@ -13,6 +13,7 @@ use super::connection::Serving;
 use super::gate::Gate;
 use super::judge::{Judged, judge};
 use super::pingora::Driver;
+use super::stop::Stop;
 use super::timer::Timer;
 use super::which::{Asked, Which, which};
 use super::{convert, direct};
@@ -103,13 +104,14 @@ pub async fn serve(serving: &Serving, gate: Box<Gate>, client: Arc<Client>) {
 
 async fn run(shared: &Arc<Shared>, connection: &mut Connection<Batch, Bytes>, batch: &Batch, idle: Duration) {
     let mut shutdown = shared.shutdown.clone();
-    let mut stop = pin!(shutdown.wait_for(|stop| *stop));
+    let wait = pin!(shutdown.wait_for(|stop| *stop));
+    let mut stop = Stop::new(&shared.shutdown, wait);
     let mut stopping = false;
     let mut timer = Timer::default();
     let mut outlet = Outlet { batch, patient: false };
     loop {
         let event = poll_fn(|context| {
-            if !stopping && stop.as_mut().poll(context).is_ready() {
+            if !stopping && stop.poll(context).is_ready() {
                 return Poll::Ready(Event::Stop);
             }
             match connection.poll_accept(context) {
