@@ -1,5 +1,6 @@
 //! What the micro benchmarks measure with: requests, routes, address lists and tokens.
 //!
+//! - `benches/request.rs`: whole requests
 //! - `benches/http.rs`: a request head in and out, and the headers in between
 //! - `benches/routes.rs`: the choice of a route
 //! - `benches/filters.rs`: address rules, tokens, and a chain of filters
