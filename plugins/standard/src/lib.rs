@@ -33,6 +33,7 @@ pub mod request_id;
 pub mod signed_identity;
 
 mod api_key_file;
+mod api_key_new;
 mod bearer;
 mod certificate_names;
 mod claim_rule;
