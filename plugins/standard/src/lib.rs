@@ -35,6 +35,7 @@ pub mod signed_identity;
 mod api_key_file;
 mod api_key_new;
 mod bearer;
+mod calendar;
 mod certificate_names;
 mod claim_rule;
 mod expression;
@@ -43,7 +44,11 @@ mod expression_facts;
 mod gcra;
 mod header_rules;
 mod network_set;
+mod rate_amount;
+mod rate_key;
+mod rate_tiers;
 mod sender;
+mod slots;
 mod text;
 
 #[cfg(test)]

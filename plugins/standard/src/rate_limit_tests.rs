@@ -5,7 +5,7 @@ use portcullis_plugin::Principal;
 /// Puts the filter's time into the test's hands.
 fn manual(yaml: &str) -> RateLimit {
     let filter = build::<RateLimit>(yaml);
-    let state = State { buckets: Buckets::new(1_000), clock: Clock::Manual(AtomicU64::new(SECOND)) };
+    let state = State::new(1_000, Clock::Manual(AtomicU64::new(SECOND)));
     RateLimit { state: Arc::new(state), ..filter }
 }
 
