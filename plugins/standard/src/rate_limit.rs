@@ -39,7 +39,7 @@
 
 use crate::calendar::{Account, CalendarQuota, Counts};
 use crate::gcra::{Buckets, Standing};
-use crate::rate_amount::{Amount, QuotaAmount, RateAmount, SECOND, Written, seconds};
+use crate::rate_amount::{Amount, QuotaAmount, RateAmount, Written, seconds};
 use crate::rate_key::Keys;
 use crate::rate_tiers::Amounts;
 use crate::slots::{Key, Keyed};
@@ -388,3 +388,7 @@ fn count(evictions: &IntCounterVec, exchange: &Exchange) {
 #[cfg(test)]
 #[path = "rate_limit_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "rate_tiers_tests.rs"]
+mod tier_tests;
