@@ -36,7 +36,7 @@ struct Hash {
     entry: EntryArguments,
     /// Nothing: what stands here is refused, and not repeated as an unknown argument would be.
     #[arg(hide = true)]
-    key: Option<OsString>,
+    key: Vec<OsString>,
 }
 
 #[derive(clap::Args)]
@@ -76,12 +76,12 @@ fn end(text: &str) -> Result<SystemTime, String> {
 pub fn run(arguments: Arguments) -> ExitCode {
     match arguments.command {
         Command::New(New { entry }) => new(entry),
-        Command::Hash(Hash { key: Some(_), .. }) => fail(
+        Command::Hash(Hash { key, .. }) if !key.is_empty() => fail(
             USAGE,
             "a key is read from standard input, never from an argument: other users of this machine could see it, and the shell \
              would remember it",
         ),
-        Command::Hash(Hash { entry, key: None }) => hash(entry),
+        Command::Hash(Hash { entry, .. }) => hash(entry),
     }
 }
 
