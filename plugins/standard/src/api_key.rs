@@ -32,8 +32,8 @@
 //! wants a challenge with each 401 (RFC 9110, section 15.5.2), and this one says which header or parameter is meant.
 
 use crate::api_key_file::{KeyDigest, KeyTextError, Keys};
-use crate::api_key_new::is_mistyped;
 pub use crate::api_key_file::{MAX_LENGTH, MIN_LENGTH, hash};
+use crate::api_key_new::is_mistyped;
 pub use crate::api_key_new::{Entry, Line, NewKey, NoLine};
 use crate::header_rules::{check_name, folded, is_look_alike};
 use crate::text::given;

@@ -202,7 +202,9 @@ mod tests {
         let key = NewKey::random().unwrap();
         let text = key.expose();
         let other = if text.ends_with('0') { '1' } else { '0' };
-        for bad in [&text[..51], &format!("{}{other}", &text[..51]), &format!("{text}0"), &text.to_uppercase().replace("PC_", "pc_")] {
+        for bad in
+            [&text[..51], &format!("{}{other}", &text[..51]), &format!("{text}0"), &text.to_uppercase().replace("PC_", "pc_")]
+        {
             assert_eq!(entry().line(bad), Err(NoLine::Mistyped), "{bad}");
         }
         for other in ["pc_live-3f1c9a77d2e84b06a5d0c4e19b8f7263", "3f1c9a77d2e84b06a5d0c4e19b8f7263"] {

@@ -180,7 +180,9 @@ fn a_key_in_authorization_has_its_own_scheme_and_goes_no_further() {
 
 #[test]
 fn another_scheme_is_no_key_and_is_left_alone() {
-    for value in [format!("Bearer {KEY}"), format!("ApiKeys {KEY}"), format!("ApiKey-2 {KEY}"), format!("Basic ApiKey {KEY}"), KEY.into()] {
+    for value in
+        [format!("Bearer {KEY}"), format!("ApiKeys {KEY}"), format!("ApiKey-2 {KEY}"), format!("Basic ApiKey {KEY}"), KEY.into()]
+    {
         let call = authorized(&value);
         assert_eq!(by_authorization().credential(&call.request, &call.exchange), Credential::Absent, "{value}");
         assert_eq!(refused_for(call, &by_authorization()), reason::API_KEY_MISSING, "{value}");
@@ -204,7 +206,9 @@ fn authorization_twice_or_beside_another_key_is_no_key() {
             let turned = authorized(&second).header("authorization", format!("ApiKey {KEY}"));
             assert_eq!(refused_for(turned, filter), reason::API_KEY_UNKNOWN, "{second}");
         }
-        for bad in ["ApiKey", "ApiKey ", "apikey  ", "ApiKey\tX", "ApiKey=X", "ApiKey,X", "ApiKey:X", "ApiKey X, Bearer y", "ApiKey X y"] {
+        for bad in
+            ["ApiKey", "ApiKey ", "apikey  ", "ApiKey\tX", "ApiKey=X", "ApiKey,X", "ApiKey:X", "ApiKey X, Bearer y", "ApiKey X y"]
+        {
             let bad = bad.replace('X', KEY);
             assert_eq!(refused_for(authorized(&bad), filter), reason::API_KEY_UNKNOWN, "{bad}");
             let mut call = authorized(&bad);

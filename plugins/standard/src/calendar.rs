@@ -46,7 +46,9 @@ impl Period {
                 let year = i32::try_from(next / 12).unwrap_or(i32::MAX);
                 let month = u8::try_from(next % 12 + 1).ok().and_then(|month| Month::try_from(month).ok());
                 let first = month.and_then(|month| Date::from_calendar_date(year, month, 1).ok());
-                first.map_or(LAST, |first| u64::try_from(first.with_time(Time::MIDNIGHT).assume_utc().unix_timestamp()).unwrap_or(0))
+                first.map_or(LAST, |first| {
+                    u64::try_from(first.with_time(Time::MIDNIGHT).assume_utc().unix_timestamp()).unwrap_or(0)
+                })
             }
         }
     }

@@ -47,6 +47,7 @@ mod network_set;
 mod rate_amount;
 mod rate_key;
 mod rate_tiers;
+mod rate_who;
 mod sender;
 mod slots;
 mod text;

@@ -112,16 +112,16 @@ impl Amount {
     pub(crate) fn compile(written: Written, rest: Option<&Self>, keys: &Keys, whose: String) -> Result<Self, ConfigError> {
         let Written { rate, burst, quota } = written;
         if rate.is_none() && quota.is_none() {
-            return Err(ConfigError::new("neither `rate` nor `quota` is given").help("such as `rate: 100/s` or `quota: 100000/month`"));
+            return Err(
+                ConfigError::new("neither `rate` nor `quota` is given").help("such as `rate: 100/s` or `quota: 100000/month`")
+            );
         }
         if rate.is_none() && burst.is_some() {
             return Err(ConfigError::new("a burst belongs to a `rate`, which is not given here").at("burst"));
         }
         let rate = rate.map(|rate| RateAmount::new(rate, burst, keys)).transpose()?;
-        let quota = quota.map(|quota| QuotaAmount {
-            policy: Policy::new(keys, &quota, quota.count.into(), quota.period.length()),
-            quota,
-        });
+        let quota = quota
+            .map(|quota| QuotaAmount { policy: Policy::new(keys, &quota, quota.count.into(), quota.period.length()), quota });
         Ok(Self {
             rate: rate.or_else(|| rest.and_then(|rest| rest.rate.clone())),
             quota: quota.or_else(|| rest.and_then(|rest| rest.quota.clone())),

@@ -60,7 +60,8 @@ use time::format_description::well_known::Rfc3339;
 
 pub use crate::rate_amount::Rate;
 pub use crate::rate_key::KeySource;
-pub use crate::rate_tiers::{Override, Tier, VerifiedBy, When};
+pub use crate::rate_tiers::{Override, Tier};
+pub use crate::rate_who::{VerifiedBy, When};
 
 const MAX_KEYS: usize = 10_000_000;
 

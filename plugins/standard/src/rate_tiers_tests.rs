@@ -82,7 +82,11 @@ fn a_tier_is_for_whom_its_condition_holds_and_everybody_else_has_the_rest() {
 fn what_a_caller_says_of_itself_is_no_tier() {
     let filter = manual(TIERS);
     let pleading = || {
-        alice(&json!({})).header("plan", "gold").header("x-plan", "gold").header("x-tier", "gold").header("authorization", "Bearer gold")
+        alice(&json!({}))
+            .header("plan", "gold")
+            .header("x-plan", "gold")
+            .header("x-tier", "gold")
+            .header("authorization", "Bearer gold")
     };
     assert_eq!(at_once(&filter, pleading), 2);
     for when in ["{ header: x-plan }", "{ headers: { x-plan: gold } }", "{ claims: { plan: gold }, query: plan }"] {
@@ -170,7 +174,9 @@ fn an_override_is_for_one_key_and_comes_before_every_tier() {
         "{ key: [principal.claims.tenant, principal.client_id, client], rate: 1/m, \
          overrides: [{ key: [acme, batch, 192.0.2.1], issuer: main, rate: 3/m }, { key: [acme, web, 192.0.2.1], issuer: main, rate: 2/m }] }",
     );
-    for (tenant, client, count) in [("acme", "batch", 3), ("acme", "web", 2), ("acme", "other", 1), ("other", "batch", 1), ("batch", "acme", 1)] {
+    for (tenant, client, count) in
+        [("acme", "batch", 3), ("acme", "web", 2), ("acme", "other", 1), ("other", "batch", 1), ("batch", "acme", 1)]
+    {
         assert_eq!(at_once(&pairs, || alice(&json!({ "tenant": tenant, "client_id": client }))), count, "{tenant} {client}");
     }
     // A list is not the one value that an override names.
@@ -219,11 +225,21 @@ fn quotas_by_subject_application_owner_and_tenant() {
     for (key, one, same, another) in [
         ("principal.sub", of(json!({ "a": 1 })), of(json!({ "a": 2 })), bearer(MAIN, "Alice", &json!({}))),
         ("principal.sub", of(json!({})), of(json!({})), bearer(OTHER, "alice", &json!({}))),
-        ("principal.client_id", of(json!({ "client_id": "web" })), bearer(MAIN, "bob", &json!({ "client_id": "web" })), of(json!({ "client_id": "Web" }))),
+        (
+            "principal.client_id",
+            of(json!({ "client_id": "web" })),
+            bearer(MAIN, "bob", &json!({ "client_id": "web" })),
+            of(json!({ "client_id": "Web" })),
+        ),
         ("principal.client_id", ours.clone(), ours.clone(), theirs.clone()),
         ("principal.claims.owner", ours.clone(), ours.clone(), theirs),
         ("principal.client_id", ours, keyed(&folder, "billing"), of(json!({ "client_id": "billing" }))),
-        ("principal.claims.tenant", of(json!({ "tenant": "acme" })), bearer(MAIN, "bob", &json!({ "tenant": "acme" })), of(json!({ "tenant": "ACME" }))),
+        (
+            "principal.claims.tenant",
+            of(json!({ "tenant": "acme" })),
+            bearer(MAIN, "bob", &json!({ "tenant": "acme" })),
+            of(json!({ "tenant": "ACME" })),
+        ),
     ] {
         let filter = manual(&format!("{{ key: {key}, quota: 2/month }}"));
         let call = |principal: &Principal| Call::get("/").principal(principal.clone());
@@ -315,7 +331,9 @@ fn a_flood_of_other_keys_gives_no_new_quota_and_is_counted() {
 
 #[test]
 fn a_claim_of_any_length_is_a_key_and_is_repeated_nowhere() {
-    let filter = manual("{ key: principal.claims.tenant, rate: 2/h, quota: 9/day, tiers: [{ name: gold, when: { issuer: main, claims: { tenant: gold } }, rate: 9/h }] }");
+    let filter = manual(
+        "{ key: principal.claims.tenant, rate: 2/h, quota: 9/day, tiers: [{ name: gold, when: { issuer: main, claims: { tenant: gold } }, rate: 9/h }] }",
+    );
     let long = "gold".repeat(2_048);
     let mut other = long.clone();
     other.push('x');
@@ -401,27 +419,52 @@ fn tiers_overrides_and_quotas_that_mean_nothing_are_refused() {
         (tier("{ name: a, rate: 2/s }"), "missing field"),
         (tier("{ name: a, when: { issuer: main } }"), "tiers[0]: neither `rate` nor `quota`"),
         (tier("{ name: '', when: { issuer: main }, rate: 2/s }"), "tiers[0].name: "),
-        (tier("{ name: a, when: { issuer: main }, rate: 2/s }, { name: a, when: { issuer: other }, rate: 2/s }"), "tiers[1].name: another tier"),
-        (tier("{ name: a, when: { issuer: mian }, rate: 2/s }"), "tiers[0].when.issuer: unknown issuer `mian` (did you mean `main`?)"),
+        (
+            tier("{ name: a, when: { issuer: main }, rate: 2/s }, { name: a, when: { issuer: other }, rate: 2/s }"),
+            "tiers[1].name: another tier",
+        ),
+        (
+            tier("{ name: a, when: { issuer: mian }, rate: 2/s }"),
+            "tiers[0].when.issuer: unknown issuer `mian` (did you mean `main`?)",
+        ),
         (tier("{ name: a, when: { issuer: [main, no] }, rate: 2/s }"), "tiers[0].when.issuer[1]: unknown issuer"),
         (tier("{ name: a, when: { issuer: [] }, rate: 2/s }"), "tiers[0].when.issuer: the list is empty"),
-        (tier("{ name: a, when: { issuer: main, claims: { plan: [] } }, rate: 2/s }"), "tiers[0].when.claims.plan: the list is empty"),
+        (
+            tier("{ name: a, when: { issuer: main, claims: { plan: [] } }, rate: 2/s }"),
+            "tiers[0].when.claims.plan: the list is empty",
+        ),
         (tier("{ name: a, when: { issuer: main, roles: [] }, rate: 2/s }"), "tiers[0].when.roles: the list is empty"),
         (tier("{ name: a, when: { issuer: main, owner: a }, rate: 2/s }"), "tiers[0].when.issuer: only tokens have an issuer"),
         (tier("{ name: a, when: { verified_by: bearer, owner: a }, rate: 2/s }"), "tiers[0].when.owner: only API keys"),
-        (tier("{ name: a, when: { client_id: a, owner: a }, rate: 2/s }"), "tiers[0].when.client_id: the client id of an API key"),
+        (
+            tier("{ name: a, when: { client_id: a, owner: a }, rate: 2/s }"),
+            "tiers[0].when.client_id: the client id of an API key",
+        ),
         (tier("{ name: a, when: { verified_by: password }, rate: 2/s }"), "password"),
         (tier("{ name: a, when: { issuer: main }, rate: 1/h, burst: 4000000000 }"), "tiers[0].burst: "),
         (tier("{ name: a, when: { issuer: main }, quota: 5/day, burst: 4 }"), "tiers[0].burst: a burst belongs"),
         (tier("{ name: a, when: { issuer: main }, rates: 2/s }"), "unknown field"),
         (single("{ key: a, issuer: main }"), "overrides[0]: neither `rate` nor `quota`"),
-        (single("{ key: [a, b], issuer: main, rate: 2/s }"), "overrides[0].key: the key `principal.sub` has 1 parts, and this has 2"),
+        (
+            single("{ key: [a, b], issuer: main, rate: 2/s }"),
+            "overrides[0].key: the key `principal.sub` has 1 parts, and this has 2",
+        ),
         (single("{ key: '', issuer: main, rate: 2/s }"), "overrides[0].key: an empty value"),
-        (single("{ key: a, issuer: main, rate: 2/s }, { key: a, issuer: [other, main], rate: 3/s }"), "overrides[1].key: `a` has an override already"),
+        (
+            single("{ key: a, issuer: main, rate: 2/s }, { key: a, issuer: [other, main], rate: 3/s }"),
+            "overrides[1].key: `a` has an override already",
+        ),
         ("{ key: client, rate: 1/s, overrides: [{ key: localhost, rate: 2/s }] }".to_owned(), "is not an address"),
-        ("{ key: client, rate: 1/s, overrides: [{ key: '2001:db8::1', rate: 2/s }, { key: '2001:db8::2', rate: 3/s }] }".to_owned(), "has an override already"),
+        (
+            "{ key: client, rate: 1/s, overrides: [{ key: '2001:db8::1', rate: 2/s }, { key: '2001:db8::2', rate: 3/s }] }"
+                .to_owned(),
+            "has an override already",
+        ),
         ("{ key: route, rate: 1/s, overrides: [{ key: a, rate: 2/s }] }".to_owned(), "`route` has no values"),
-        ("{ key: principal.roles, rate: 1/s, overrides: [{ key: a, issuer: main, rate: 2/s }] }".to_owned(), "`principal.roles` is a list"),
+        (
+            "{ key: principal.roles, rate: 1/s, overrides: [{ key: a, issuer: main, rate: 2/s }] }".to_owned(),
+            "`principal.roles` is a list",
+        ),
     ] {
         let error = error::<RateLimit>(&yaml);
         assert!(error.contains(problem), "{yaml}: {error}");

@@ -43,10 +43,11 @@ impl Keyed {
 }
 
 type Set<S> = Box<[S; WAYS]>;
+/// Sets are made when first needed.
+type Shard<S> = Mutex<Vec<Option<Set<S>>>>;
 
 pub struct Slots<S> {
-    /// Sets are made when first needed.
-    shards: Box<[Mutex<Vec<Option<Set<S>>>>]>,
+    shards: Box<[Shard<S>]>,
     sets_per_shard: u64,
 }
 

@@ -66,9 +66,8 @@ fn end(text: &str) -> Result<SystemTime, String> {
     let now = SystemTime::now();
     let end = match text.parse::<TimeSpan>() {
         Ok(span) => now.checked_add(span.get()).ok_or_else(|| format!("`{text}` is too long a time"))?,
-        Err(_) => input::time(text).map_err(|_| {
-            format!("`{text}` is neither a time from now such as 90d, nor one such as 2027-01-31T00:00:00Z")
-        })?,
+        Err(_) => input::time(text)
+            .map_err(|_| format!("`{text}` is neither a time from now such as 90d, nor one such as 2027-01-31T00:00:00Z"))?,
     };
     if end > now { Ok(end) } else { Err(format!("`{text}` has passed")) }
 }

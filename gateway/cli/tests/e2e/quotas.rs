@@ -224,7 +224,10 @@ async fn applications_and_people_have_quotas_of_their_own() {
         stage.provider.issue(&TokenSpec::new().alg(Alg::Es256).subject(subject).claim("client_id", client)).unwrap()
     };
     for (path, callers) in [
-        ("/applications", [("ann", "web", 200), ("ben", "web", 200), ("cyd", "web", 429), ("cyd", "ios", 200), ("ann", "WEB", 200)]),
+        (
+            "/applications",
+            [("ann", "web", 200), ("ben", "web", 200), ("cyd", "web", 429), ("cyd", "ios", 200), ("ann", "WEB", 200)],
+        ),
         ("/people", [("ann", "web", 200), ("ann", "ios", 200), ("ann", "new", 429), ("Ann", "web", 200), ("ben", "web", 200)]),
     ] {
         for (subject, client, status) in callers {
