@@ -68,6 +68,11 @@ impl Env {
         }
     }
 
+    /// The part of the configuration that is built, such as `route orders/1`. No other has the same.
+    pub fn scope(&self) -> &str {
+        &self.scope
+    }
+
     /// A service such as the issuers. `None` if the gateway offers none of that type.
     pub fn service<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
         let id = TypeId::of::<T>();

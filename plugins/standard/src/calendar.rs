@@ -5,6 +5,7 @@
 //! Agrawal, El Abbadi, 2005). So whoever lost its place and comes again has at least what it had used before: no flood of
 //! new keys makes anybody's quota begin anew. The price is that those new keys are counted for more than they have used.
 
+use crate::quota_file::Entry;
 use crate::slots::{Key, Slots, WAYS};
 use crate::text::{TextError, textual};
 use std::fmt;
@@ -166,6 +167,29 @@ impl Counts {
         let ends_at = quota.period.end(slot.period);
         let remaining = quota.count.saturating_sub(slot.used);
         (Account { allowed, remaining, ends_in: ends_at.saturating_sub(since_epoch(now)), ends_at }, evicted)
+    }
+}
+
+impl Counts {
+    /// Every count, as an entry once it is said of which kind of period.
+    pub(crate) fn each(&self, mut look: impl FnMut(&dyn Fn(bool) -> Entry)) {
+        self.0.each(|Slot { tag, period, used }| {
+            if *tag != 0 && *used > 0 {
+                look(&|by_month| Entry { by_month, tag: *tag, period: *period, used: *used });
+            }
+        });
+    }
+
+    /// Puts back what [`each`](Self::each) gave. Where there is no more room, the lowest count is left out, as when new keys
+    /// come: what stays is as high.
+    pub(crate) fn restore(&self, entry: Entry) {
+        self.0.with(Key::of_tag(entry.tag), |slots| {
+            let rank = |slot: &Slot| if slot.tag == 0 { (0, 0) } else { (slot.period, slot.used) };
+            let lowest = slots.iter_mut().min_by_key(|slot| rank(slot));
+            if let Some(slot) = lowest.filter(|slot| slot.tag == 0 || rank(slot) < (entry.period, entry.used)) {
+                *slot = Slot { tag: entry.tag, period: entry.period, used: entry.used };
+            }
+        });
     }
 }
 

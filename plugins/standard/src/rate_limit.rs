@@ -20,7 +20,7 @@
 //! that goes back ends no period.
 //!
 //! Clients see where they stand in the `RateLimit` and `RateLimit-Policy` fields (draft-ietf-httpapi-ratelimit-headers-10).
-//! Each gateway counts for itself, in memory: a restart forgets, a reload does not.
+//! Each gateway counts for itself, in memory: a restart forgets, a reload does not. With `state`, quotas outlive a restart.
 //!
 //! **Tiers and overrides.** An override is for one value of the key; a tier for callers whose verified facts fulfil its
 //! `when`. An override comes before every tier, the first tier that holds before the others, and what they leave out is as
@@ -37,13 +37,16 @@
 //! new key goes on from that count: so nobody's quota ever begins anew before its time, and with more keys than `max_keys`
 //! some are refused early.
 
-use crate::calendar::{Account, CalendarQuota, Counts};
-use crate::gcra::{Buckets, Standing};
+use crate::calendar::{Account, CalendarQuota};
+use crate::gcra::Standing;
+use crate::quota_file::{self, QuotaFile};
 use crate::rate_amount::{Amount, QuotaAmount, RateAmount, Written, seconds};
 use crate::rate_key::Keys;
+use crate::rate_state::{Clock, State};
 use crate::rate_tiers::Amounts;
-use crate::slots::{Key, Keyed};
+use crate::slots::Key;
 use crate::text::given;
+use parking_lot::Mutex;
 use portcullis_plugin::prometheus::IntCounterVec;
 use portcullis_plugin::units::OneOrMany;
 use portcullis_plugin::{
@@ -53,7 +56,7 @@ use portcullis_plugin::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -98,7 +101,14 @@ pub struct Config {
     #[serde(default, deserialize_with = "given")]
     #[schemars(with = "Missing")]
     pub missing: Option<Missing>,
-    /// How many keys are remembered at a time. Default: 100000.
+    /// A folder in which the counts of quotas are kept, so that they outlive a restart; only this gateway's, and one that
+    /// nobody else can write to. Made if it is not there. They are written within a second and when the gateway ends. A file
+    /// that is damaged refuses the configuration: delete it, and its quotas begin anew. Adding or changing this begins anew
+    /// too. Default: none; counts live in memory.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "String")]
+    pub state: Option<String>,
+    /// How many keys are remembered at a time; with `state` at most 1000000. Default: 100000.
     #[serde(default = "default_max_keys")]
     pub max_keys: usize,
     /// IPv6 clients are counted by this many leading bits, because one client usually has a whole /64. Only for
@@ -130,44 +140,8 @@ fn default_headers() -> bool {
 }
 
 /// What outlives a reload.
-struct State {
-    keyed: Keyed,
-    buckets: Buckets,
-    /// Made when there first is a quota by the day, or by the month.
-    days: OnceLock<Counts>,
-    months: OnceLock<Counts>,
-    max_keys: usize,
-    clock: Clock,
-}
-
-impl State {
-    fn new(max_keys: usize, clock: Clock) -> Self {
-        let (days, months) = (OnceLock::new(), OnceLock::new());
-        Self { keyed: Keyed::new(), buckets: Buckets::new(max_keys), days, months, max_keys, clock }
-    }
-
-    fn counts(&self, quota: CalendarQuota) -> &Counts {
-        quota.period.of(&self.days, &self.months).get_or_init(|| Counts::new(self.max_keys))
-    }
-}
-
-/// Nanoseconds that only go forward: the wall clock may be set back, and would then refuse or open for a while. Quotas are
-/// by the calendar, and so by the wall clock.
-enum Clock {
-    Monotonic(Instant),
-    #[cfg(test)]
-    Manual(AtomicU64),
-}
-
-impl Clock {
-    fn now(&self) -> u64 {
-        match self {
-            Self::Monotonic(origin) => u64::try_from(origin.elapsed().as_nanos()).unwrap_or(u64::MAX),
-            #[cfg(test)]
-            Self::Manual(now) => now.load(Ordering::Relaxed),
-        }
-    }
-}
+#[derive(Default)]
+struct Kept(Mutex<Option<Arc<State>>>);
 
 pub struct RateLimit {
     /// Tells this filter's standing from that of another rate limit of the same request.
@@ -200,7 +174,7 @@ impl Build for RateLimit {
     type Config = Config;
 
     fn build(config: Config, env: &Env) -> Result<Self, ConfigError> {
-        let Config { key, rate, burst, quota, tiers, overrides, missing, max_keys, ipv6_prefix, headers } = config;
+        let Config { key, rate, burst, quota, tiers, overrides, missing, state, max_keys, ipv6_prefix, headers } = config;
         if !(1..=MAX_KEYS).contains(&max_keys) {
             return Err(ConfigError::new(format!("`max_keys` is 1 to {MAX_KEYS}")).at("max_keys"));
         }
@@ -217,14 +191,13 @@ impl Build for RateLimit {
             bits => bits.unwrap_or(64),
         };
         let key = key.with_ipv6_prefix(prefix);
+        let amounts = Amounts::compile(Written { rate, burst, quota }, tiers, overrides, &key, env)?;
+        check_state(state.as_ref(), max_keys, &amounts).map_err(|error| error.at("state"))?;
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Ok(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
-            // What the keys mean is part of the name; the limits are not, so that changing them forgives nobody.
-            state: env.keep(&format!("rate_limit {key} /{prefix} {max_keys}"), || {
-                State::new(max_keys, Clock::Monotonic(Instant::now()))
-            }),
-            amounts: Amounts::compile(Written { rate, burst, quota }, tiers, overrides, &key, env)?,
+            state: open_state(&key, prefix, max_keys, state, env)?,
+            amounts,
             missing,
             headers,
             evictions: env.counter(
@@ -240,6 +213,41 @@ impl Build for RateLimit {
             key,
         })
     }
+}
+
+fn check_state(state: Option<&String>, max_keys: usize, amounts: &Amounts) -> Result<(), ConfigError> {
+    match state {
+        Some(folder) if folder.is_empty() => Err(ConfigError::new("an empty path")),
+        Some(_) if !amounts.has_quota() => Err(ConfigError::new("only quotas are kept, and there is none here").help("leave it out")),
+        Some(_) if max_keys > quota_file::MAX_KEYS => {
+            Err(ConfigError::new(format!("with `state`, `max_keys` is at most {}", quota_file::MAX_KEYS)))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn open_state(key: &Keys, prefix: u8, max_keys: usize, folder: Option<String>, env: &Env) -> Result<Arc<State>, ConfigError> {
+    // What the keys mean is part of the name; the limits are not, so that changing them forgives nobody.
+    let name = format!("rate_limit {key} /{prefix} {max_keys}");
+    let clock = Clock::Monotonic(Instant::now());
+    let Some(folder) = folder else {
+        let kept = env.keep(&name, Kept::default);
+        return Ok(Arc::clone(kept.0.lock().get_or_insert_with(|| Arc::new(State::new(max_keys, clock)))));
+    };
+    let kept = env.keep(&format!("{name} {folder}"), Kept::default);
+    let mut kept = kept.0.lock();
+    if let Some(state) = &*kept {
+        return Ok(Arc::clone(state));
+    }
+    let errors = env.counter("portcullis_quota_state_errors_total", "Writes of the counts of quotas that failed.", &[])?;
+    // However many keys there are: a larger table takes the counts of a smaller one.
+    let file = QuotaFile::new(env.resolve(&folder), &format!("{} {key} /{prefix}", env.scope()));
+    let path = file.path().display().to_string();
+    let state = State::lasting(max_keys, clock, file, errors.with_label_values::<&str>(&[])).map_err(|error| {
+        let error = ConfigError::new(format!("cannot use {path}: {error}"));
+        error.help("a file that is damaged has to be deleted, and its quotas begin anew").at("state")
+    })?;
+    Ok(Arc::clone(kept.insert(Arc::new(state))))
 }
 
 fn check_missing(missing: Option<Missing>, key: &Keys) -> Result<(), ConfigError> {
@@ -354,7 +362,7 @@ impl RateLimit {
     }
 
     fn take_quota(&self, key: Key, quota: &QuotaAmount, exchange: &Exchange) -> Account {
-        let (account, evicted) = self.state.counts(quota.quota).take(key, exchange.now(), quota.quota);
+        let (account, evicted) = self.state.take(key, exchange.now(), quota.quota, exchange.explaining());
         if evicted {
             count(&self.quota_evictions, exchange);
         }
@@ -364,7 +372,7 @@ impl RateLimit {
     fn rate_finding(&self, rate: &RateAmount, amount: &Amount, standing: Standing) -> Finding {
         let RateAmount { rate, pace, .. } = rate;
         let observed = if standing.allowed {
-            format!("{} left", standing.remaining)
+            format!("{} left{}", standing.remaining, amount.whose)
         } else {
             format!("none left; the next in {:?}", Duration::from_nanos(standing.retry_in))
         };
@@ -375,7 +383,7 @@ impl RateLimit {
         let until = SystemTime::UNIX_EPOCH + Duration::from_secs(account.ends_at);
         let until = OffsetDateTime::from(until).format(&Rfc3339).unwrap_or_default();
         let observed = match account.allowed {
-            true => format!("{} left until {until}", account.remaining),
+            true => format!("{} left until {until}{}", account.remaining, amount.whose),
             false => format!("none left until {until}"),
         };
         Finding::new(format!("at most {} by {}{}", quota.quota, self.key, amount.whose), observed)

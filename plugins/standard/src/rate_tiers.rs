@@ -251,6 +251,10 @@ impl Amounts {
         self.all.get(at)
     }
 
+    pub(crate) fn has_quota(&self) -> bool {
+        self.all.iter().any(|amount| amount.quota.is_some())
+    }
+
     /// Whether some of it depends on who is calling.
     pub(crate) fn reads_identity(&self) -> bool {
         !self.tiers.is_empty()

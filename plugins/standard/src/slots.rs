@@ -4,6 +4,7 @@
 //! among 16 and not walking through all.
 
 use ahash::RandomState;
+use aws_lc_rs::digest::{Context, SHA256};
 use parking_lot::Mutex;
 use std::hash::{BuildHasher, Hasher};
 
@@ -20,25 +21,76 @@ pub struct Key {
     pub tag: u64,
 }
 
+impl Key {
+    /// The key of that tag, where places follow from tags: see [`Keyed::lasting`].
+    pub fn of_tag(tag: u64) -> Self {
+        let tag = tag.max(1);
+        Self { place: tag.rotate_left(32), tag }
+    }
+}
+
 /// Makes keys. Seeded at random, so that nobody outside can choose keys that meet.
-pub struct Keyed {
-    place: RandomState,
-    tag: RandomState,
+pub enum Keyed {
+    Passing {
+        place: RandomState,
+        tag: RandomState,
+    },
+    /// The same in another process and another version, at the price of a SHA-256 for each key.
+    Lasting([u8; 32]),
 }
 
 impl Keyed {
     pub fn new() -> Self {
-        Self { place: RandomState::new(), tag: RandomState::new() }
+        Self::Passing { place: RandomState::new(), tag: RandomState::new() }
     }
 
-    /// `feed` writes the key's parts; it is called twice.
+    pub fn lasting(seed: [u8; 32]) -> Self {
+        Self::Lasting(seed)
+    }
+
+    /// `feed` writes the key's parts; it may be called twice.
     pub fn key(&self, feed: impl Fn(&mut dyn Hasher)) -> Key {
+        let (place, tag) = match self {
+            Self::Passing { place, tag } => (place, tag),
+            Self::Lasting(seed) => {
+                let mut hasher = Lasting(Context::new(&SHA256));
+                hasher.write(seed);
+                feed(&mut hasher);
+                return Key::of_tag(hasher.finish());
+            }
+        };
         let hash = |state: &RandomState| {
             let mut hasher = state.build_hasher();
             feed(&mut hasher);
             hasher.finish()
         };
-        Key { place: hash(&self.place), tag: hash(&self.tag).max(1) }
+        Key { place: hash(place), tag: hash(tag).max(1) }
+    }
+}
+
+struct Lasting(Context);
+
+impl Hasher for Lasting {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    // On every machine the same.
+    fn write_usize(&mut self, number: usize) {
+        self.write(&(number as u64).to_le_bytes());
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.write(&number.to_le_bytes());
+    }
+
+    fn write_u128(&mut self, number: u128) {
+        self.write(&number.to_le_bytes());
+    }
+
+    fn finish(&self) -> u64 {
+        let sum = self.0.clone().finish();
+        sum.as_ref().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
     }
 }
 
@@ -72,5 +124,12 @@ impl<S: Copy + Default> Slots<S> {
         let mut sets = self.shards.get(shard as usize)?.lock();
         let slots = sets.get_mut(set as usize)?.get_or_insert_with(|| Box::new([S::default(); WAYS]));
         Some(look(slots))
+    }
+
+    /// Every slot of every set that was made, one shard after the other.
+    pub fn each(&self, mut look: impl FnMut(&S)) {
+        for shard in &self.shards {
+            shard.lock().iter().flatten().flat_map(|set| set.iter()).for_each(&mut look);
+        }
     }
 }
