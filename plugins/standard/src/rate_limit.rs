@@ -47,6 +47,7 @@ use crate::rate_tiers::Amounts;
 use crate::slots::Key;
 use crate::text::given;
 use parking_lot::Mutex;
+use portcullis_plugin::env::AtEnd;
 use portcullis_plugin::prometheus::IntCounterVec;
 use portcullis_plugin::units::OneOrMany;
 use portcullis_plugin::{
@@ -56,7 +57,7 @@ use portcullis_plugin::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -247,7 +248,10 @@ fn open_state(key: &Keys, prefix: u8, max_keys: usize, folder: Option<String>, e
         let error = ConfigError::new(format!("cannot use {path}: {error}"));
         error.help("a file that is damaged has to be deleted, and its quotas begin anew").at("state")
     })?;
-    Ok(Arc::clone(kept.insert(Arc::new(state))))
+    let state = Arc::new(state);
+    let ending: Weak<dyn AtEnd> = Arc::<State>::downgrade(&state);
+    env.at_end(ending);
+    Ok(Arc::clone(kept.insert(state)))
 }
 
 fn check_missing(missing: Option<Missing>, key: &Keys) -> Result<(), ConfigError> {

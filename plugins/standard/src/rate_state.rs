@@ -5,6 +5,8 @@ use crate::gcra::Buckets;
 use crate::quota_file::{FileError, QuotaFile};
 use crate::slots::{Key, Keyed};
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use parking_lot::Mutex;
+use portcullis_plugin::env::AtEnd;
 use portcullis_plugin::prometheus::IntCounter;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,6 +51,7 @@ struct Lasting {
     seed: [u8; 32],
     /// There are counts that the file does not have.
     dirty: AtomicBool,
+    writing: Mutex<()>,
     /// Wakes the thread that writes. There is one from the first real request on, so that whoever only looks at a
     /// configuration writes nothing.
     wake: OnceLock<SyncSender<()>>,
@@ -74,7 +77,7 @@ impl State {
                 (seed, Vec::new())
             }
         };
-        let lasting = Lasting { file, seed, dirty: AtomicBool::new(false), wake: OnceLock::new(), errors };
+        let lasting = Lasting { file, seed, dirty: AtomicBool::new(false), writing: Mutex::new(()), wake: OnceLock::new(), errors };
         let mut state = Self::new(max_keys, clock);
         (state.keyed, state.lasting) = (Keyed::lasting(seed), Some(lasting));
         for entry in entries {
@@ -109,11 +112,15 @@ impl State {
         taken
     }
 
-    /// Whether the file has all counts now.
+    /// Writes what the file does not have. Whether it has all counts now.
     fn save(&self) -> bool {
         let Some(lasting) = &self.lasting else { return true };
-        // Before they are read: what changes from here on is for the next time.
-        lasting.dirty.store(false, Ordering::Release);
+        // One at a time: an older file must not take the place of a newer one, and who waits here waits for the disk.
+        let _writing = lasting.writing.lock();
+        // Before the counts are read: what changes from here on is for the next time.
+        if !lasting.dirty.swap(false, Ordering::AcqRel) {
+            return true;
+        }
         let mut entries = Vec::new();
         for (by_month, counts) in [(false, &self.days), (true, &self.months)] {
             counts.get().into_iter().for_each(|counts| counts.each(|entry| entries.push(entry(by_month))));
@@ -127,12 +134,16 @@ impl State {
     }
 }
 
-/// What is not yet in the file when the gateway ends.
+impl AtEnd for State {
+    fn at_end(&self) {
+        self.save();
+    }
+}
+
+/// When a reload has left it out.
 impl Drop for State {
     fn drop(&mut self) {
-        if self.lasting.as_ref().is_some_and(|lasting| lasting.dirty.load(Ordering::Acquire)) {
-            self.save();
-        }
+        self.save();
     }
 }
 

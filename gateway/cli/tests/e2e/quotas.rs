@@ -217,6 +217,51 @@ async fn a_plan_is_what_the_issuer_says_and_nothing_else() {
     }
 }
 
+const LASTING: &str = r#"
+listeners: [{ name: http, address: "127.0.0.1:0" }]
+access_log: { path: access.jsonl }
+routes:
+  - name: keyed
+    filters:
+      - api_key: { authorization: true, file: keys.txt }
+      - rate_limit: { key: principal.claims.owner, quota: 3/month, state: quotas }
+    respond: { status: 200 }
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quota_outlives_the_gateway_and_a_damaged_file_is_not_ignored() {
+    let (key, line) = new_key(&["--owner", "acme"]).await;
+    let edge = crate::support::edge(LASTING).file("keys.txt", line).start().await;
+    let field = format!("ApiKey {key}");
+    let ask = async |address| {
+        let mut client = portcullis_testkit::Client::connect(address).await.unwrap();
+        client.get("a.test", "/", &[("authorization", &field)]).await.unwrap().status
+    };
+    assert_eq!((ask(edge.address()).await, ask(edge.address()).await), (200, 200));
+    let (gateway, folder) = edge.into_parts();
+    assert!(gateway.drain().await);
+    let config = folder.path().join("edge.yaml");
+    let start = || portcullis::Gateway::builder().config_file(&config).watch_files(false).start();
+    let again = start().await.unwrap_or_else(|error| panic!("{error}"));
+    let address = again.address("http").unwrap();
+    assert_eq!((ask(address).await, ask(address).await), (200, 429));
+    assert!(again.drain().await);
+
+    let quotas = folder.path().join("quotas");
+    let file = std::fs::read_dir(&quotas).unwrap().next().unwrap().unwrap().path();
+    assert_nowhere(&quotas, &[&key, "acme"]);
+    let good = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &good[..good.len() - 1]).unwrap();
+    let error = start().await.err().unwrap().to_string();
+    assert!(error.contains("edge.yaml:8:") && error.contains("it is damaged"), "{error}");
+    let checked = portcullis(&["check", "-c", config.to_str().unwrap()], "").await;
+    assert_eq!(checked.status.code(), Some(1), "{checked:?}");
+    std::fs::remove_file(&file).unwrap();
+    let anew = start().await.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(ask(anew.address("http").unwrap()).await, 200);
+    assert!(anew.drain().await);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn applications_and_people_have_quotas_of_their_own() {
     let stage = stage("").await;
