@@ -37,6 +37,9 @@ pub(crate) enum FileError {
     Damaged,
 }
 
+/// The seed of the keys' hashes, and the counts.
+type Content = ([u8; SEED], Vec<Entry>);
+
 pub(crate) struct QuotaFile {
     folder: PathBuf,
     path: PathBuf,
@@ -54,8 +57,8 @@ impl QuotaFile {
         &self.path
     }
 
-    /// The seed and the counts. `None` if there is no file yet.
-    pub(crate) fn read(&self) -> Result<Option<([u8; SEED], Vec<Entry>)>, FileError> {
+    /// `None` if there is no file yet.
+    pub(crate) fn read(&self) -> Result<Option<Content>, FileError> {
         match std::fs::metadata(&self.folder) {
             Ok(found) if !found.is_dir() => return Err(io::Error::from(io::ErrorKind::NotADirectory).into()),
             Ok(found) => owner_only(&found)?,
@@ -109,7 +112,7 @@ fn written(seed: &[u8; SEED], entries: &[Entry]) -> Vec<u8> {
     bytes
 }
 
-fn parse(bytes: &[u8]) -> Option<([u8; SEED], Vec<Entry>)> {
+fn parse(bytes: &[u8]) -> Option<Content> {
     let (content, sum) = bytes.split_last_chunk::<SUM>()?;
     if digest(&SHA256, content).as_ref() != sum {
         return None;

@@ -219,7 +219,9 @@ impl Build for RateLimit {
 fn check_state(state: Option<&String>, max_keys: usize, amounts: &Amounts) -> Result<(), ConfigError> {
     match state {
         Some(folder) if folder.is_empty() => Err(ConfigError::new("an empty path")),
-        Some(_) if !amounts.has_quota() => Err(ConfigError::new("only quotas are kept, and there is none here").help("leave it out")),
+        Some(_) if !amounts.has_quota() => {
+            Err(ConfigError::new("only quotas are kept, and there is none here").help("leave it out"))
+        }
         Some(_) if max_keys > quota_file::MAX_KEYS => {
             Err(ConfigError::new(format!("with `state`, `max_keys` is at most {}", quota_file::MAX_KEYS)))
         }

@@ -77,7 +77,8 @@ impl State {
                 (seed, Vec::new())
             }
         };
-        let lasting = Lasting { file, seed, dirty: AtomicBool::new(false), writing: Mutex::new(()), wake: OnceLock::new(), errors };
+        let lasting =
+            Lasting { file, seed, dirty: AtomicBool::new(false), writing: Mutex::new(()), wake: OnceLock::new(), errors };
         let mut state = Self::new(max_keys, clock);
         (state.keyed, state.lasting) = (Keyed::lasting(seed), Some(lasting));
         for entry in entries {
