@@ -36,6 +36,12 @@ routes:
       - oidc: { issuer: main }
       - rate_limit: { key: principal.client_id, quota: 2/day }
     pool: up
+  - name: either
+    match: { path: /either }
+    filters:
+      - any_of: [{ oidc: { issuer: main } }, { api_key: { authorization: true, file: keys.txt } }]
+      - identity_headers: { headers: { x-user: sub, x-method: method } }
+    pool: up
   - name: people
     match: { path: /people }
     filters:
@@ -215,6 +221,37 @@ async fn a_plan_is_what_the_issuer_says_and_nothing_else() {
         assert_eq!(response.status, status, "{line}");
         assert!(!line.to_string().contains("long-tenant-long-tenant-"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_header_brings_a_key_or_a_token_and_neither_goes_on() {
+    let (key, line) = new_key(&["--owner", "acme", "--id", "first"]).await;
+    let stage = stage(&line).await;
+    let token = stage.provider.issue(&TokenSpec::new().alg(Alg::Es256).subject("ann")).unwrap();
+    let with = |value: String| Call::get("/either").field("Authorization", value);
+    for (value, user, method) in [
+        (format!("ApiKey {key}"), "acme/first", "api_key"),
+        (format!("APIKEY {key}"), "acme/first", "api_key"),
+        (format!("Bearer {token}"), "ann", "bearer"),
+    ] {
+        stage.judge(&with(value)).await.allowed(200);
+        let seen = stage.upstream.last().unwrap();
+        assert_eq!((seen.header_all("x-user"), seen.header_all("x-method")), (vec![user.to_owned()], vec![method.to_owned()]));
+        assert!(seen.header("authorization").is_none());
+    }
+    // The one in the place of the other, and both in one line, are neither.
+    for (value, reason) in [
+        (format!("Bearer {key}"), "token.malformed"),
+        (format!("ApiKey {token}"), "api_key.unknown"),
+        (format!("ApiKey {key}, Bearer {token}"), "api_key.unknown"),
+        (format!("Bearer {token}, ApiKey {key}"), "token.malformed"),
+        (format!("Basic {key}"), "token.missing"),
+    ] {
+        stage.judge(&with(value)).await.refused(401, reason);
+    }
+    let challenges = stage.send(&Call::get("/either")).await.header_all("www-authenticate");
+    assert!(challenges.iter().any(|one| one.starts_with("Bearer ")) && challenges.iter().any(|one| one.starts_with("ApiKey ")));
+    stage.assert_kept_secret(&[token]);
 }
 
 const LASTING: &str = r#"
