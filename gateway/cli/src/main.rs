@@ -37,6 +37,8 @@ enum Command {
     Replay(command::replay::Arguments),
     /// Say whether an audit log is as the gateway wrote it.
     Audit(command::audit::Arguments),
+    /// Make API keys, of which the configuration's file of keys has the hashes alone.
+    Apikey(command::apikey::Arguments),
     /// Print the JSON Schema of the configuration, for editors; or the reference, for people.
     Schema(command::schema::Arguments),
     /// Print the version.
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => command::test::run(arguments),
         Command::Replay(arguments) => command::replay::run(arguments),
         Command::Audit(arguments) => command::audit::run(arguments),
+        Command::Apikey(arguments) => command::apikey::run(arguments),
         Command::Schema(arguments) => command::schema::run(arguments),
         Command::Version(arguments) => command::version::run(arguments),
     }

@@ -74,6 +74,7 @@ async fn every_configuration_in_the_docs_holds() {
     pki.crl(&[]).unwrap().write_to(env.folder().join("tls/clients.crl")).unwrap();
     env.file("lists/partners.txt", "192.0.2.0/24\n").unwrap();
     env.file("secrets/edge", "0123456789abcdef0123456789abcdef\n").unwrap();
+    env.file("api-keys.txt", "# none\n").unwrap();
     env.file("audit.key", "0123456789abcdef0123456789abcdef\n").unwrap();
     // A server's key is as good as any for signing assertions.
     env.file("keys/assertion.pem", server.key_pem()).unwrap();

@@ -467,7 +467,9 @@ impl Inner {
         // Writing may wait for a disk: not on a thread that serves.
         let snapshot = self.current.snapshot();
         snapshot.audit.event(&Event::Stopped { drained: ended });
+        let kept = Arc::clone(&self.compiler.kept);
         let flush = move || {
+            kept.end();
             snapshot.access_log.flush(LAST_LINES);
             snapshot.audit.flush(LAST_LINES);
             if let Some(status) = snapshot.audit.status() {

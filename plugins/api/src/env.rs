@@ -7,7 +7,7 @@ use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 type Shared = Arc<dyn Any + Send + Sync>;
 
@@ -17,12 +17,25 @@ const METRIC: &str = "metric/";
 #[derive(Default)]
 pub struct Kept {
     values: Mutex<HashMap<(String, TypeId), (Shared, bool)>>,
+    ending: Mutex<Vec<Weak<dyn AtEnd>>>,
+}
+
+/// State that has something to do before the gateway ends, such as to write what it has counted.
+pub trait AtEnd: Send + Sync {
+    /// Every request has ended, or was broken off. It may block, and the process waits for it.
+    fn at_end(&self);
 }
 
 impl Kept {
     /// Before a configuration is compiled: nothing is in use yet.
     pub fn begin(&self) {
         self.values.lock().values_mut().for_each(|(_, used)| *used = false);
+    }
+
+    /// When the gateway ends.
+    pub fn end(&self) {
+        let ending = std::mem::take(&mut *self.ending.lock());
+        ending.iter().filter_map(Weak::upgrade).for_each(|state| state.at_end());
     }
 
     /// After it has taken effect: what it did not ask for is dropped. Metrics stay: their registry keeps them, and a
@@ -68,6 +81,11 @@ impl Env {
         }
     }
 
+    /// The part of the configuration that is built, such as `route orders/1`. No other has the same.
+    pub fn scope(&self) -> &str {
+        &self.scope
+    }
+
     /// A service such as the issuers. `None` if the gateway offers none of that type.
     pub fn service<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
         let id = TypeId::of::<T>();
@@ -108,6 +126,14 @@ impl Env {
         *used = true;
         // The type is part of the key, so the cast holds; a fresh value would only lose state.
         Arc::clone(value).downcast().unwrap_or_else(|_| unreachable!("the key holds the type"))
+    }
+
+    /// Tells `state` when the gateway ends, if it still is there. Only a gateway that serves ends: nobody is told by
+    /// `check`, `explain` and the like.
+    pub fn at_end(&self, state: Weak<dyn AtEnd>) {
+        let mut ending = self.kept.ending.lock();
+        ending.retain(|state| state.strong_count() > 0);
+        ending.push(state);
     }
 
     /// A counter of your own; the same name gives the same counter after a reload. Names start with your own prefix.
@@ -175,6 +201,26 @@ mod tests {
         kept.begin();
         kept.sweep();
         assert_eq!(*env(&kept, &registry).scoped("route a").keep("buckets", || 4_u32), 4);
+    }
+
+    #[test]
+    fn state_that_is_still_there_is_told_of_the_end_once() {
+        struct Told(Mutex<u32>);
+        impl AtEnd for Told {
+            fn at_end(&self) {
+                *self.0.lock() += 1;
+            }
+        }
+        let (kept, registry) = (Arc::new(Kept::default()), Registry::new());
+        let [here, gone] = [0, 0].map(|count| Arc::new(Told(Mutex::new(count))));
+        for state in [&here, &gone] {
+            let state: Weak<dyn AtEnd> = Arc::<Told>::downgrade(state);
+            env(&kept, &registry).at_end(state);
+        }
+        drop(gone);
+        kept.end();
+        kept.end();
+        assert_eq!(*here.0.lock(), 1);
     }
 
     #[test]

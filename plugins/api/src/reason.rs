@@ -113,6 +113,7 @@ reasons! {
     IDENTITY_MISSING = "identity.missing", 403, "A header or key that must come from a verified identity has no value.", "Put an authenticating filter before, or make the header optional.";
     AUTHORIZE_DENIED = "authorize.denied", 403, "The route's rule does not allow this request; 401 instead of 403 if the rule asks who is calling and nobody is known.", "Compare the rule with the principal.";
     RATE_EXCEEDED = "rate.exceeded", 429, "The caller has used up its rate.", "Wait for `Retry-After` seconds.";
+    RATE_QUOTA_EXHAUSTED = "rate.quota.exhausted", 429, "The caller has used up its quota of the day or month (UTC).", "Wait for the period's end, which `Retry-After` says, or give the caller a larger quota: see `tiers` and `overrides` of rate_limit.";
     CORS_DENIED = "cors.denied", 403, "The preflight asks for an origin, method or header that the route does not allow.", "Add it to the route's cors filter, if it should be allowed.";
     REQUEST_AMBIGUOUS = "request.ambiguous", 400, "Two HTTP parsers could read this request differently, or it is not HTTP.", "The `observed` field names the offending part; the client or a proxy before this one is at fault.";
     REQUEST_TOO_LARGE = "request.too_large", 413, "The body is larger than allowed.", "Raise `limits.body`, if such requests are meant.";

@@ -11,11 +11,8 @@
 //! billing-1  sha256:b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9  owner=billing scopes=orders:read,orders:write roles=batch expires=2027-01-31T00:00:00Z
 //! ```
 //!
-//! `owner` is needed; `scopes`, `roles` and `expires` are not. To make a key and its hash:
-//!
-//! ```text
-//! key=$(openssl rand -hex 32); printf %s "$key" | sha256sum
-//! ```
+//! `owner` is needed; `scopes`, `roles` and `expires` are not. `portcullis apikey new` makes a key and its line, and
+//! `portcullis apikey hash` the line of a key that was made elsewhere.
 //!
 //! A key has 32 to 256 visible ASCII characters, and must be random: a fast hash is enough for what cannot be guessed, and
 //! for nothing else. A shorter one is refused even if its hash is in the file.
@@ -23,6 +20,9 @@
 //! The key is taken from one place, exactly one time. It is taken out of the request, unless `forward` says otherwise, and
 //! stands in no log, error or decision. The caller becomes the principal, in place of one that an earlier filter set:
 //! method `api_key`, subject `owner/id`, client id the owner, claims `owner` and `key_id`.
+//!
+//! `authorization: true` takes it from `Authorization: ApiKey KEY`; the scheme has no case. `Authorization` with another
+//! scheme is no key, and stays for the filter that reads it.
 //!
 //! A key in the query (`query: api_key` instead of `header`) ends up in the history of browsers and the logs of other
 //! machines: for clients that cannot send a header. Its name must be one by which logs, the gateway's own among them, know
@@ -33,6 +33,8 @@
 
 use crate::api_key_file::{KeyDigest, KeyTextError, Keys};
 pub use crate::api_key_file::{MAX_LENGTH, MIN_LENGTH, hash};
+use crate::api_key_new::is_mistyped;
+pub use crate::api_key_new::{Entry, Line, NewKey, NoLine};
 use crate::header_rules::{check_name, folded, is_look_alike};
 use crate::text::given;
 use percent_encoding::percent_decode_str;
@@ -46,6 +48,8 @@ use std::sync::Arc;
 
 const DEFAULT_HEADER: &str = "x-api-key";
 
+const SCHEME: &[u8] = b"ApiKey";
+
 /// Parts of a parameter's name by which the access log knows that its value is a secret.
 const SECRET_NAMES: &[&str] = &["apikey", "accesskey", "authkey", "secret", "token"];
 
@@ -53,8 +57,8 @@ const SECRET_NAMES: &[&str] = &["apikey", "accesskey", "authkey", "secret", "tok
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The header that holds the key. Default: `x-api-key`, if there is no `query`. With both, a request may use either,
-    /// and not both at once.
+    /// The header that holds the key. Default: `x-api-key`, if there is neither `query` nor `authorization`. With several
+    /// places, a request may use any of them, and not two at once.
     #[serde(default, deserialize_with = "given")]
     #[schemars(with = "String")]
     pub header: Option<String>,
@@ -62,6 +66,9 @@ pub struct Config {
     #[serde(default, deserialize_with = "given")]
     #[schemars(with = "String")]
     pub query: Option<String>,
+    /// Take the key from `Authorization: ApiKey KEY`. Default: false.
+    #[serde(default)]
+    pub authorization: bool,
     /// The file with the hashes of all keys. It is read again when it changes.
     pub file: String,
     /// Leave the key in what the upstream gets. Default: false.
@@ -75,6 +82,7 @@ pub struct Config {
 pub struct ApiKey {
     header: Option<String>,
     query: Option<String>,
+    authorization: bool,
     keys: Keys,
     forward: bool,
     optional: bool,
@@ -88,8 +96,9 @@ impl Build for ApiKey {
     type Config = Config;
 
     fn build(config: Config, env: &Env) -> Result<Self, ConfigError> {
-        let Config { header, query, file, forward, optional } = config;
-        let header = if header.is_none() && query.is_none() { Some(DEFAULT_HEADER.to_owned()) } else { header };
+        let Config { header, query, authorization, file, forward, optional } = config;
+        let elsewhere = query.is_some() || authorization;
+        let header = header.or_else(|| (!elsewhere).then(|| DEFAULT_HEADER.to_owned()));
         if let Some(name) = &header {
             check_key_header(name).map_err(|error| error.at("header"))?;
         }
@@ -100,19 +109,24 @@ impl Build for ApiKey {
         let keys = Keys::parse(&bytes).map_err(|(line, problem)| {
             ConfigError::new(format!("{}:{line}: {problem}", env.resolve(&file).display())).at("file")
         })?;
-        let places: Vec<String> = [("header", &header), ("query parameter", &query)]
+        let mut places: Vec<String> = [("header", &header), ("query parameter", &query)]
             .into_iter()
             .filter_map(|(kind, name)| name.as_ref().map(|name| format!("{kind} `{name}`")))
             .collect();
-        Ok(Self { header, query, keys, forward, optional, place: places.join(" or ") })
+        places.extend(authorization.then(|| "header `Authorization` after `ApiKey`".to_owned()));
+        Ok(Self { header, query, authorization, keys, forward, optional, place: places.join(" or ") })
     }
 }
 
 fn check_key_header(name: &str) -> Result<(), ConfigError> {
     check_name(name)?;
-    if matches!(folded(name).as_str(), "authorization" | "proxy-authorization" | "cookie") {
-        return Err(ConfigError::new(format!("`{name}` holds credentials of another form"))
-            .help("use a header of its own, such as x-api-key"));
+    let folded = folded(name);
+    if matches!(folded.as_str(), "authorization" | "proxy-authorization" | "cookie") {
+        let help = match folded.as_str() {
+            "authorization" => "`authorization: true` takes a key from `Authorization: ApiKey KEY`",
+            _ => "use a header of its own, such as x-api-key",
+        };
+        return Err(ConfigError::new(format!("`{name}` holds credentials of another form")).help(help));
     }
     Ok(())
 }
@@ -155,7 +169,11 @@ impl Filter for ApiKey {
             Err(problem) => return self.refuse(reason::API_KEY_UNKNOWN, unusable(problem), request, exchange),
         };
         let Some(key) = found else {
-            return self.refuse(reason::API_KEY_UNKNOWN, "a key whose hash is not in the file", request, exchange);
+            let observed = match is_mistyped(&text) {
+                true => "a key whose checksum is wrong: it was cut off or mistyped",
+                false => "a key whose hash is not in the file",
+            };
+            return self.refuse(reason::API_KEY_UNKNOWN, observed, request, exchange);
         };
         let principal = &key.principal;
         // Not before the key is known to be one: whether an id exists, and until when, is nobody else's business.
@@ -173,7 +191,8 @@ impl Filter for ApiKey {
         let header =
             self.header.as_ref().is_some_and(|name| request.headers().iter().any(|(field, _)| is_look_alike(field, name)));
         let query = || self.query.as_ref().is_some_and(|name| parameters(request).any(|(found, _)| is_parameter(found, name)));
-        if header || query() { Credential::Present } else { Credential::Absent }
+        let authorization = || self.authorization && request.headers().get_all("authorization").any(is_api_key);
+        if header || query() || authorization() { Credential::Present } else { Credential::Absent }
     }
 
     /// Also with `forward`, which is about keys that are good.
@@ -215,12 +234,23 @@ impl ApiKey {
                 }
             }
         }
+        if self.authorization {
+            match authorization(request) {
+                Presented::Nothing => {}
+                Presented::Key(_) if found.is_some() => return Presented::Unclear("more than one key, in two places"),
+                Presented::Key(value) => found = Some(value),
+                unclear @ Presented::Unclear(_) => return unclear,
+            }
+        }
         found.map_or(Presented::Nothing, Presented::Key)
     }
 
     fn remove(&self, request: &mut RequestHead) -> Result<(), portcullis_plugin::head::TargetError> {
         if let Some(name) = &self.header {
             request.headers_mut().retain(|field, _| !is_look_alike(field, name));
+        }
+        if self.authorization {
+            request.headers_mut().retain(|field, value| !(field.eq_ignore_ascii_case("authorization") && is_api_key(value)));
         }
         let Some(name) = &self.query else { return Ok(()) };
         if !parameters(request).any(|(parameter, _)| is_parameter(parameter, name)) {
@@ -250,8 +280,33 @@ impl ApiKey {
                 denial = denial.header("www-authenticate", format!("ApiKey realm=\"{realm}\", in=\"{place}\", name=\"{name}\""));
             }
         }
+        if self.authorization {
+            // As RFC 9110, section 11.6.1, has it: what answers this stands in Authorization.
+            denial = denial.header("www-authenticate", format!("ApiKey realm=\"{realm}\""));
+        }
         Verdict::Deny(denial)
     }
+}
+
+/// The key in `Authorization`. A credential of another scheme is none of ours.
+fn authorization(request: &RequestHead) -> Presented {
+    let mut all = request.headers().get_all("authorization");
+    let Some(value) = all.next() else { return Presented::Nothing };
+    if all.next().is_some() {
+        return Presented::Unclear("more than one Authorization header");
+    }
+    match value.get(SCHEME.len()..) {
+        _ if !is_api_key(value) => Presented::Nothing,
+        Some([b' ', key @ ..]) => Presented::Key(key.trim_ascii_start().to_vec()),
+        _ => Presented::Unclear("`ApiKey` without a space and a key after it"),
+    }
+}
+
+/// Whether a value of `Authorization` is of our scheme, however badly it goes on.
+fn is_api_key(value: &[u8]) -> bool {
+    let after = value.get(SCHEME.len()).copied().unwrap_or(b' ');
+    value.get(..SCHEME.len()).is_some_and(|scheme| scheme.eq_ignore_ascii_case(SCHEME))
+        && !(after.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&after))
 }
 
 /// The parameters of the query as they were sent.

@@ -184,7 +184,7 @@ fn parse_line(text: &str) -> Result<(&str, KeyDigest, Key), String> {
 }
 
 /// Ids and owners make up the subject, `owner/id`, so that neither may hold the slash.
-fn check_word(what: &str, word: &str) -> Result<(), String> {
+pub(crate) fn check_word(what: &str, word: &str) -> Result<(), String> {
     let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'@');
     // Whoever writes a key where its id belongs must not read it in a log.
     match !word.is_empty() && word.len() <= 64 && word.bytes().all(good) {
@@ -193,7 +193,7 @@ fn check_word(what: &str, word: &str) -> Result<(), String> {
     }
 }
 
-fn list(name: &str, value: &str) -> Result<Vec<Arc<str>>, String> {
+pub(crate) fn list(name: &str, value: &str) -> Result<Vec<Arc<str>>, String> {
     // RFC 6749, section 3.3, but for the comma that separates them here.
     let good = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';
     value

@@ -150,6 +150,82 @@ fn a_key_that_is_sent_twice_is_no_key() {
     assert!(Call::get("/").header("x-api-key", KEY).run(&by_either()).is_continue());
 }
 
+fn by_authorization() -> ApiKey {
+    filter("{ authorization: true, file: keys.txt }")
+}
+
+fn authorized(value: impl AsRef<[u8]>) -> Call {
+    Call::get("/").header("Authorization", value)
+}
+
+#[test]
+fn a_key_in_authorization_has_its_own_scheme_and_goes_no_further() {
+    for value in [format!("ApiKey {KEY}"), format!("apikey {KEY}"), format!("APIKEY   {KEY}")] {
+        let mut call = authorized(&value);
+        assert_eq!(by_authorization().credential(&call.request, &call.exchange), Credential::Present);
+        assert!(call.run(&by_authorization()).is_continue(), "{value}");
+        assert_eq!(call.exchange.principal().unwrap().subject.as_ref(), "billing/one");
+        assert!(call.sent("authorization").is_empty());
+    }
+    let mut call = authorized(format!("ApiKey {KEY}"));
+    assert!(call.run(&filter("{ authorization: true, file: keys.txt, forward: true }")).is_continue());
+    assert_eq!(call.sent("authorization"), [format!("ApiKey {KEY}")]);
+    assert!(by_authorization().withhold(&mut call.request).is_ok() && call.sent("authorization").is_empty());
+    assert_eq!(
+        by_authorization().needs().summary.as_deref(),
+        Some("api_key(header Authorization after ApiKey; 3 keys)"),
+        "no x-api-key beside it unless it is asked for"
+    );
+}
+
+#[test]
+fn another_scheme_is_no_key_and_is_left_alone() {
+    for value in
+        [format!("Bearer {KEY}"), format!("ApiKeys {KEY}"), format!("ApiKey-2 {KEY}"), format!("Basic ApiKey {KEY}"), KEY.into()]
+    {
+        let call = authorized(&value);
+        assert_eq!(by_authorization().credential(&call.request, &call.exchange), Credential::Absent, "{value}");
+        assert_eq!(refused_for(call, &by_authorization()), reason::API_KEY_MISSING, "{value}");
+        let mut call = authorized(&value);
+        assert!(call.run(&filter("{ authorization: true, optional: true, file: keys.txt }")).is_continue());
+        assert_eq!(call.sent("authorization"), [value]);
+    }
+    // Only where the configuration says so.
+    assert_eq!(refused_for(authorized(format!("ApiKey {KEY}")), &by_header()), reason::API_KEY_MISSING);
+    assert_eq!(refused_for(Call::get("/").header("x-api-key", KEY), &by_authorization()), reason::API_KEY_MISSING);
+}
+
+#[test]
+fn authorization_twice_or_beside_another_key_is_no_key() {
+    let everywhere = filter("{ authorization: true, header: x-api-key, query: api_key, file: keys.txt }");
+    let optional = filter("{ authorization: true, optional: true, file: keys.txt }");
+    for filter in [&by_authorization(), &everywhere, &optional] {
+        for second in [format!("ApiKey {KEY}"), format!("ApiKey {LATER}"), "Bearer a.b.c".to_owned(), String::new()] {
+            let twice = authorized(format!("ApiKey {KEY}")).header("authorization", &second);
+            assert_eq!(refused_for(twice, filter), reason::API_KEY_UNKNOWN, "{second}");
+            let turned = authorized(&second).header("authorization", format!("ApiKey {KEY}"));
+            assert_eq!(refused_for(turned, filter), reason::API_KEY_UNKNOWN, "{second}");
+        }
+        for bad in
+            ["ApiKey", "ApiKey ", "apikey  ", "ApiKey\tX", "ApiKey=X", "ApiKey,X", "ApiKey:X", "ApiKey X, Bearer y", "ApiKey X y"]
+        {
+            let bad = bad.replace('X', KEY);
+            assert_eq!(refused_for(authorized(&bad), filter), reason::API_KEY_UNKNOWN, "{bad}");
+            let mut call = authorized(&bad);
+            let _ = call.run(filter);
+            assert!(call.sent("authorization").is_empty(), "{bad} goes on to nobody");
+        }
+    }
+    assert_eq!(refused_for(authorized(format!("ApiKey {KEY}")).header("x-api-key", KEY), &everywhere), reason::API_KEY_UNKNOWN);
+    let in_query = Call::get(&format!("/?api_key={KEY}")).header("authorization", format!("ApiKey {KEY}"));
+    assert_eq!(refused_for(in_query, &everywhere), reason::API_KEY_UNKNOWN);
+    assert!(authorized(format!("ApiKey {KEY}")).run(&everywhere).is_continue());
+    // A token beside a key is for the filter that reads tokens, and no second key.
+    let mut both = Call::get("/").header("x-api-key", KEY).header("authorization", "Bearer a.b.c");
+    assert!(both.run(&everywhere).is_continue());
+    assert_eq!(both.sent("authorization"), ["Bearer a.b.c"]);
+}
+
 #[test]
 fn the_parameter_is_taken_out_and_the_others_stay_as_they_are() {
     for (sent, left) in [
@@ -183,6 +259,7 @@ fn the_challenge_says_where_a_key_belongs() {
     };
     assert_eq!(challenges(&by_header()), ["ApiKey realm=\"api.example.test\", in=\"header\", name=\"x-api-key\""]);
     assert_eq!(challenges(&by_either()).len(), 2);
+    assert_eq!(challenges(&by_authorization()), ["ApiKey realm=\"api.example.test\""]);
 }
 
 #[test]
@@ -233,7 +310,7 @@ fn mistakes_in_the_configuration_are_refused() {
         ("{}", "file"),
         ("{ file: keys.txt, header: 'x key' }", "is not a header name"),
         ("{ file: keys.txt, header: Host }", "the gateway itself sets"),
-        ("{ file: keys.txt, header: Authorization }", "credentials of another form"),
+        ("{ file: keys.txt, header: Authorization }", "`authorization: true` takes"),
         ("{ file: keys.txt, header: cookie }", "credentials of another form"),
         ("{ file: keys.txt, query: 'a=b' }", "is not the name of a parameter"),
         ("{ file: keys.txt, query: '' }", "is not the name of a parameter"),

@@ -33,7 +33,9 @@ pub mod request_id;
 pub mod signed_identity;
 
 mod api_key_file;
+mod api_key_new;
 mod bearer;
+mod calendar;
 mod certificate_names;
 mod claim_rule;
 mod expression;
@@ -42,7 +44,14 @@ mod expression_facts;
 mod gcra;
 mod header_rules;
 mod network_set;
+mod quota_file;
+mod rate_amount;
+mod rate_key;
+mod rate_state;
+mod rate_tiers;
+mod rate_who;
 mod sender;
+mod slots;
 mod text;
 
 #[cfg(test)]

@@ -2,44 +2,74 @@
 //!
 //! ```yaml
 //! - rate_limit: { key: principal.sub, rate: 100/s, burst: 200 }
+//! - rate_limit:
+//!     key: principal.client_id
+//!     rate: 100/m
+//!     quota: 100000/month
+//!     tiers:
+//!       - { name: gold, when: { claims: { plan: gold } }, rate: 1000/m, quota: 5000000/month }
+//!     overrides:
+//!       - { key: nightly-import, rate: 50/s }
 //! ```
 //!
-//! Each key has a bucket of `burst` requests that fills again at `rate`; a request beyond it gets 429 with
-//! `Retry-After` and costs nothing. Clients see where they stand in the `RateLimit` and `RateLimit-Policy` fields
-//! (draft-ietf-httpapi-ratelimit-headers-10). Each gateway counts for itself.
+//! **Rate.** Each key has a bucket of `burst` requests that fills again at `rate`; a request beyond it gets 429
+//! (`rate.exceeded`) with `Retry-After` and costs nothing.
 //!
-//! Where the key has no value: a request without a principal, or whose principal lacks the fact, is refused
-//! (`identity.missing`), because it could not be counted; one without the header counts for its client address, apart
-//! from those that have it.
+//! **Quota.** Each key may ask so often in a day or month of the calendar, by UTC; beyond that it gets 429
+//! (`rate.quota.exhausted`) until the period's end, which `Retry-After` says. What the rate refuses is not counted. A clock
+//! that goes back ends no period.
 //!
-//! Buckets survive a reload, also with another `rate` or `burst`. There is room for `max_keys` of them: beyond that, the
-//! bucket that is fullest again gives way, and if that was still in use, `portcullis_rate_limit_evictions_total` counts
-//! it: its owner starts with a full bucket. Callers who have used up their quota are the last to go.
+//! Clients see where they stand in the `RateLimit` and `RateLimit-Policy` fields (draft-ietf-httpapi-ratelimit-headers-10).
+//! Each gateway counts for itself, in memory: a restart forgets, a reload does not. With `state`, quotas outlive a restart.
+//!
+//! **Tiers and overrides.** An override is for one value of the key; a tier for callers whose verified facts fulfil its
+//! `when`. An override comes before every tier, the first tier that holds before the others, and what they leave out is as
+//! for everybody else. A caller has one bucket and one count, whatever its tier: another token is no way to a fresh one.
+//!
+//! **Where the key has no value**, `missing` says what happens. By default, a request without a principal, or whose
+//! principal lacks the fact, is refused (`identity.missing`), because it could not be counted; one without the header
+//! counts for its client address, apart from those that have it.
+//!
+//! Buckets and counts survive a reload, also with another `rate`, `burst`, `quota` or tier. There is room for `max_keys` of
+//! them. Beyond that, the bucket that is fullest again gives way, and if that was still in use,
+//! `portcullis_rate_limit_evictions_total` counts it: its owner starts with a full bucket. Callers who have used up their
+//! burst are the last to go. Of quotas, the lowest count gives way, `portcullis_quota_evictions_total` counts it, and the
+//! new key goes on from that count: so nobody's quota ever begins anew before its time, and with more keys than `max_keys`
+//! some are refused early.
 
-use crate::gcra::{Buckets, Key, Quota, Standing};
-use crate::text::{TextError, textual};
-use portcullis_plugin::attribute::AttributeValue;
+use crate::calendar::{Account, CalendarQuota};
+use crate::gcra::Standing;
+use crate::quota_file::{self, QuotaFile};
+use crate::rate_amount::{Amount, QuotaAmount, RateAmount, Written, seconds};
+use crate::rate_key::Keys;
+use crate::rate_state::{Clock, State};
+use crate::rate_tiers::Amounts;
+use crate::slots::Key;
+use crate::text::given;
+use parking_lot::Mutex;
+use portcullis_plugin::env::AtEnd;
 use portcullis_plugin::prometheus::IntCounterVec;
 use portcullis_plugin::units::OneOrMany;
 use portcullis_plugin::{
-    Attribute, Build, ConfigError, Denial, Env, Exchange, Filter, FilterError, Finding, Needs, RequestHead, ResponseHead,
-    Verdict, reason,
+    Build, ConfigError, Denial, Env, Exchange, Filter, FilterError, Finding, Headers, Needs, RequestHead, ResponseHead, Verdict,
+    reason,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
-use std::cell::Cell;
-use std::fmt;
-use std::hash::Hasher;
-use std::net::IpAddr;
-use std::str::FromStr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant, SystemTime};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
-const SECOND: u64 = 1_000_000_000;
+pub use crate::rate_amount::Rate;
+pub use crate::rate_key::KeySource;
+pub use crate::rate_tiers::{Override, Tier};
+pub use crate::rate_who::{VerifiedBy, When};
+
 const MAX_KEYS: usize = 10_000_000;
 
-/// How often, and counted by what.
+/// How often, and counted by what. At least one of `rate` and `quota` is needed.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -48,19 +78,58 @@ pub struct Config {
     /// or `header.NAME`. A header is what the client says: count by one only if something before vouches for it. A list
     /// counts each combination by itself, such as `[principal.claims.tenant, principal.client_id]`.
     pub key: OneOrMany<KeySource>,
-    /// Requests in a second, minute, hour or day: `100/s`, `30/m`, `1000/h`, `10000/d`.
-    pub rate: Rate,
+    /// Requests in a second, minute, hour or day: `100/s`, `30/m`, `1000/h`, `10000/d`. They may be spread over any such
+    /// time; see `quota` for one of the calendar.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Rate")]
+    pub rate: Option<Rate>,
     /// Requests at once. Default: the number in `rate`.
     pub burst: Option<u32>,
-    /// How many keys are remembered at a time. Default: 100000.
+    /// Requests in a day or month of the calendar, by UTC: `5000/day`, `100000/month`. Default: no such quota.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "CalendarQuota")]
+    pub quota: Option<CalendarQuota>,
+    /// Callers with other limits, by what was verified of them. The first whose `when` holds counts. At most 64.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Vec<Tier>")]
+    pub tiers: Option<Vec<Tier>>,
+    /// Single keys with other limits. They come before `tiers`.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Vec<Override>")]
+    pub overrides: Option<Vec<Override>>,
+    /// What happens to a request for which the key has no value: `deny`, `client` (it counts for its client address) or
+    /// `skip` (it is not limited here). Default: `deny`; for a header `client`, and it cannot be `skip`.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "Missing")]
+    pub missing: Option<Missing>,
+    /// A folder in which the counts of quotas are kept, so that they outlive a restart; only this gateway's, and one that
+    /// nobody else can write to. Made if it is not there. They are written within a second and when the gateway ends. A file
+    /// that is damaged refuses the configuration: delete it, and its quotas begin anew. Adding or changing this begins anew
+    /// too. Default: none; counts live in memory.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "String")]
+    pub state: Option<String>,
+    /// How many keys are remembered at a time; with `state` at most 1000000. Default: 100000.
     #[serde(default = "default_max_keys")]
     pub max_keys: usize,
     /// IPv6 clients are counted by this many leading bits, because one client usually has a whole /64. Only for
-    /// keys with `client` or `header.NAME`. Default: 64.
+    /// keys with `client` or `header.NAME`, and with `missing: client`. Default: 64.
     pub ipv6_prefix: Option<u8>,
     /// Tell clients where they stand. Default: true.
     #[serde(default = "default_headers")]
     pub headers: bool,
+}
+
+/// What happens to a request for which the key has no value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Missing {
+    /// It is refused (`identity.missing`).
+    Deny,
+    /// It counts for its client address, apart from those that have a value.
+    Client,
+    /// It is not limited by this filter.
+    Skip,
 }
 
 fn default_max_keys() -> usize {
@@ -71,164 +140,34 @@ fn default_headers() -> bool {
     true
 }
 
-/// What requests are counted by.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum KeySource {
-    Client,
-    Route,
-    Identity(Attribute),
-    Header(String),
-}
-
-impl FromStr for KeySource {
-    type Err = TextError;
-
-    fn from_str(text: &str) -> Result<Self, TextError> {
-        let refuse = || {
-            TextError::new(format!(
-                "`{text}` is nothing to count by; use client, route, principal.sub (or another fact), cert.sha256 or header.NAME"
-            ))
-        };
-        if let Some(name) = text.strip_prefix("header.") {
-            return if portcullis_plugin::headers::is_name(name.as_bytes()) {
-                Ok(Self::Header(name.to_ascii_lowercase()))
-            } else {
-                Err(refuse())
-            };
-        }
-        match text {
-            "client" => Ok(Self::Client),
-            "route" => Ok(Self::Route),
-            _ => {
-                let attribute = match text.strip_prefix("principal.") {
-                    Some(name) => name.parse().ok().filter(|attribute| !matches!(attribute, Attribute::Certificate(_))),
-                    None => text.parse().ok().filter(|attribute| matches!(attribute, Attribute::Certificate(_))),
-                };
-                attribute.filter(Attribute::is_identity).map(Self::Identity).ok_or_else(refuse)
-            }
-        }
-    }
-}
-
-impl fmt::Display for KeySource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Client => f.write_str("client"),
-            Self::Route => f.write_str("route"),
-            Self::Identity(attribute @ Attribute::Certificate(_)) => attribute.fmt(f),
-            Self::Identity(attribute) => write!(f, "principal.{attribute}"),
-            Self::Header(name) => write!(f, "header.{name}"),
-        }
-    }
-}
-
-/// What is counted by, together. At least one.
-struct Keys(Vec<KeySource>);
-
-impl fmt::Display for Keys {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, key) in self.0.iter().enumerate() {
-            write!(f, "{}{key}", if at > 0 { "+" } else { "" })?;
-        }
-        Ok(())
-    }
-}
-
-/// A number of requests in a unit of time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rate {
-    count: u32,
-    unit: char,
-}
-
-impl Rate {
-    fn period(self) -> u64 {
-        SECOND
-            * match self.unit {
-                's' => 1,
-                'm' => 60,
-                'h' => 3600,
-                _ => 86_400,
-            }
-    }
-}
-
-impl FromStr for Rate {
-    type Err = TextError;
-
-    fn from_str(text: &str) -> Result<Self, TextError> {
-        let parsed = text.split_once('/').and_then(|(count, unit)| {
-            let digits = !count.is_empty() && count.bytes().all(|b| b.is_ascii_digit());
-            let unit = match unit {
-                "s" => 's',
-                "m" => 'm',
-                "h" => 'h',
-                "d" => 'd',
-                _ => return None,
-            };
-            count.parse().ok().filter(|count| digits && *count > 0).map(|count| Self { count, unit })
-        });
-        parsed.ok_or_else(|| {
-            TextError::new(format!(
-                "`{text}` is not a rate; write a whole number above 0 and a unit: 100/s, 30/m, 1000/h, 10000/d"
-            ))
-        })
-    }
-}
-
-impl fmt::Display for Rate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.count, self.unit)
-    }
-}
-
-textual!(KeySource, "What is counted: client, route, principal.NAME, cert.NAME or header.NAME.");
-textual!(Rate, "A number of requests in a second, minute, hour or day: 100/s, 30/m, 1000/h, 10000/d.");
-
 /// What outlives a reload.
-struct State {
-    buckets: Buckets,
-    clock: Clock,
-}
-
-/// Nanoseconds that only go forward: the wall clock may be set back, and would then refuse or open for a while.
-enum Clock {
-    Monotonic(Instant),
-    #[cfg(test)]
-    Manual(AtomicU64),
-}
-
-impl Clock {
-    fn now(&self) -> u64 {
-        match self {
-            Self::Monotonic(origin) => u64::try_from(origin.elapsed().as_nanos()).unwrap_or(u64::MAX),
-            #[cfg(test)]
-            Self::Manual(now) => now.load(Ordering::Relaxed),
-        }
-    }
-}
+#[derive(Default)]
+struct Kept(Mutex<Option<Arc<State>>>);
 
 pub struct RateLimit {
     /// Tells this filter's standing from that of another rate limit of the same request.
     id: u64,
     key: Keys,
-    rate: Rate,
-    quota: Quota,
-    ipv6_mask: u128,
+    missing: Option<Missing>,
+    amounts: Amounts,
     state: Arc<State>,
-    /// The `RateLimit-Policy` item and its name; `None` if clients are not told.
-    policy: Option<Policy>,
+    /// Clients are told where they stand.
+    headers: bool,
     evictions: IntCounterVec,
-}
-
-struct Policy {
-    name: String,
-    item: String,
+    quota_evictions: IntCounterVec,
 }
 
 /// Where the caller stands with each rate limit of this request.
 #[derive(Default)]
-struct Standings(Vec<(u64, Standing)>);
+struct Standings(Vec<Stand>);
+
+#[derive(Clone, Copy)]
+struct Stand {
+    id: u64,
+    amount: usize,
+    rate: Option<Standing>,
+    quota: Option<Account>,
+}
 
 impl Build for RateLimit {
     const NAME: &'static str = "rate_limit";
@@ -236,12 +175,13 @@ impl Build for RateLimit {
     type Config = Config;
 
     fn build(config: Config, env: &Env) -> Result<Self, ConfigError> {
-        let Config { key, rate, burst, max_keys, ipv6_prefix, headers } = config;
+        let Config { key, rate, burst, quota, tiers, overrides, missing, state, max_keys, ipv6_prefix, headers } = config;
         if !(1..=MAX_KEYS).contains(&max_keys) {
             return Err(ConfigError::new(format!("`max_keys` is 1 to {MAX_KEYS}")).at("max_keys"));
         }
-        let key = keys(key.0).map_err(|error| error.at("key"))?;
-        let by_address = key.0.iter().any(|key| matches!(key, KeySource::Client | KeySource::Header(_)));
+        let key = Keys::compile(key.0).map_err(|error| error.at("key"))?;
+        check_missing(missing, &key).map_err(|error| error.at("missing"))?;
+        let by_address = key.has_address() || missing == Some(Missing::Client);
         let prefix = match ipv6_prefix {
             Some(_) if !by_address => {
                 return Err(ConfigError::new("no address is counted by this key")
@@ -251,101 +191,124 @@ impl Build for RateLimit {
             Some(bits) if !(1..=128).contains(&bits) => return Err(ConfigError::new("a prefix is 1 to 128").at("ipv6_prefix")),
             bits => bits.unwrap_or(64),
         };
-        let burst = u64::from(burst.unwrap_or(rate.count));
-        let quota = Quota::new(u64::from(rate.count), rate.period(), burst).ok_or_else(|| {
-            ConfigError::new("a burst is at least 1, and the rate must fill it again within a century").at("burst")
-        })?;
+        let key = key.with_ipv6_prefix(prefix);
+        let amounts = Amounts::compile(Written { rate, burst, quota }, tiers, overrides, &key, env)?;
+        check_state(state.as_ref(), max_keys, &amounts).map_err(|error| error.at("state"))?;
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Ok(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
-            ipv6_mask: u128::MAX << (128 - u32::from(prefix)),
-            // What the keys mean is part of the name; the rate is not, so that changing it forgives nobody.
-            state: env.keep(&format!("rate_limit {key} /{prefix} {max_keys}"), || State {
-                buckets: Buckets::new(max_keys),
-                clock: Clock::Monotonic(Instant::now()),
-            }),
-            policy: headers.then(|| {
-                let name = format!("\"{key} {rate}\"").replace('\\', "");
-                let item = format!("{name};q={};w={}", quota.burst(), seconds(quota.capacity()).max(1));
-                Policy { name, item }
-            }),
+            state: open_state(&key, prefix, max_keys, state, env)?,
+            amounts,
+            missing,
+            headers,
             evictions: env.counter(
                 "portcullis_rate_limit_evictions_total",
                 "Callers whose count was dropped before its time, because more keys came than max_keys.",
                 &["route"],
             )?,
+            quota_evictions: env.counter(
+                "portcullis_quota_evictions_total",
+                "Callers whose quota's count was taken over by another, because more keys came than max_keys.",
+                &["route"],
+            )?,
             key,
-            rate,
-            quota,
         })
     }
 }
 
-fn keys(keys: Vec<KeySource>) -> Result<Keys, ConfigError> {
-    if keys.is_empty() {
-        return Err(ConfigError::new("the list is empty").help("name what is counted, such as `client`"));
+fn check_state(state: Option<&String>, max_keys: usize, amounts: &Amounts) -> Result<(), ConfigError> {
+    match state {
+        Some(folder) if folder.is_empty() => Err(ConfigError::new("an empty path")),
+        Some(_) if !amounts.has_quota() => {
+            Err(ConfigError::new("only quotas are kept, and there is none here").help("leave it out"))
+        }
+        Some(_) if max_keys > quota_file::MAX_KEYS => {
+            Err(ConfigError::new(format!("with `state`, `max_keys` is at most {}", quota_file::MAX_KEYS)))
+        }
+        _ => Ok(()),
     }
-    if let Some(at) = keys.iter().enumerate().position(|(at, key)| keys.iter().take(at).any(|earlier| earlier == key)) {
-        return Err(ConfigError::new("the same is named twice").at(at));
+}
+
+fn open_state(key: &Keys, prefix: u8, max_keys: usize, folder: Option<String>, env: &Env) -> Result<Arc<State>, ConfigError> {
+    // What the keys mean is part of the name; the limits are not, so that changing them forgives nobody.
+    let name = format!("rate_limit {key} /{prefix} {max_keys}");
+    let clock = Clock::Monotonic(Instant::now());
+    let Some(folder) = folder else {
+        let kept = env.keep(&name, Kept::default);
+        return Ok(Arc::clone(kept.0.lock().get_or_insert_with(|| Arc::new(State::new(max_keys, clock)))));
+    };
+    let kept = env.keep(&format!("{name} {folder}"), Kept::default);
+    let mut kept = kept.0.lock();
+    if let Some(state) = &*kept {
+        return Ok(Arc::clone(state));
     }
-    if keys.len() > 1
-        && let Some(at) = keys.iter().position(|key| *key == KeySource::Route)
-    {
-        return Err(ConfigError::new("`route` adds nothing to other keys: each filter counts for its route alone").at(at));
+    let errors = env.counter("portcullis_quota_state_errors_total", "Writes of the counts of quotas that failed.", &[])?;
+    // However many keys there are: a larger table takes the counts of a smaller one.
+    let file = QuotaFile::new(env.resolve(&folder), &format!("{} {key} /{prefix}", env.scope()));
+    let path = file.path().display().to_string();
+    let state = State::lasting(max_keys, clock, file, errors.with_label_values::<&str>(&[])).map_err(|error| {
+        let error = ConfigError::new(format!("cannot use {path}: {error}"));
+        error.help("a file that is damaged has to be deleted, and its quotas begin anew").at("state")
+    })?;
+    let state = Arc::new(state);
+    let ending: Weak<dyn AtEnd> = Arc::<State>::downgrade(&state);
+    env.at_end(ending);
+    Ok(Arc::clone(kept.insert(state)))
+}
+
+fn check_missing(missing: Option<Missing>, key: &Keys) -> Result<(), ConfigError> {
+    match missing {
+        Some(_) if !key.may_be_missing() => {
+            Err(ConfigError::new("every request has a value for this key").help("leave `missing` out"))
+        }
+        Some(Missing::Skip) if key.has_header() => {
+            Err(ConfigError::new("whoever leaves the header out would not be limited").help("`client` or `deny`"))
+        }
+        _ => Ok(()),
     }
-    Ok(Keys(keys))
 }
 
 impl Filter for RateLimit {
     fn request(&self, request: &mut RequestHead, exchange: &mut Exchange) -> Verdict {
-        let key = match self.key(request, exchange) {
-            Ok(key) => key,
-            Err(missing) => {
+        let headers_needed = self.missing == Some(Missing::Deny);
+        let key = match (self.key.of(&self.state.keyed, headers_needed, request, exchange), self.missing) {
+            (Ok(key), _) => key,
+            (Err(source), Some(Missing::Client)) => {
+                let found = || Finding::new(format!("a value for {source}"), "none: it counts for its client address");
+                exchange.check("key", reason::IDENTITY_MISSING, true, found);
+                self.key.of_client(&self.state.keyed, exchange)
+            }
+            (Err(source), Some(Missing::Skip)) => {
+                let found = || Finding::new(format!("a value for {source}"), "none: it is not limited here");
+                exchange.check("key", reason::IDENTITY_MISSING, true, found);
+                return Verdict::Continue;
+            }
+            (Err(source), None | Some(Missing::Deny)) => {
                 exchange.check("key", reason::IDENTITY_MISSING, false, || {
-                    Finding::new(format!("a value for {missing}"), "none")
+                    Finding::new(format!("a value for {source}"), "none")
                         .hint("put a filter that authenticates before this one, or count by client")
                 });
                 return Verdict::deny(reason::IDENTITY_MISSING);
             }
         };
-        let (standing, evicted) = self.state.buckets.take(key, self.state.clock.now(), &self.quota);
-        if evicted {
-            self.evictions.with_label_values(&[exchange.route().map_or("", |route| &**route)]).inc();
-        }
-        if self.policy.is_some() {
+        let (at, amount) = self.amounts.choose(&self.key, exchange);
+        let mut stand = Stand { id: self.id, amount: at, rate: None, quota: None };
+        let verdict = self.take(key, amount, &mut stand, exchange);
+        if self.headers {
             match exchange.extension_mut::<Standings>() {
-                Some(Standings(all)) => all.push((self.id, standing)),
-                None => exchange.insert_extension(Standings(vec![(self.id, standing)])),
+                Some(Standings(all)) => all.push(stand),
+                None => exchange.insert_extension(Standings(vec![stand])),
             }
         }
-        let allowed = exchange.check("rate", reason::RATE_EXCEEDED, standing.allowed, || {
-            let expected = format!("at most {} by {}, {} at once", self.rate, self.key, self.quota.burst());
-            let observed = if standing.allowed {
-                format!("{} left", standing.remaining)
-            } else {
-                format!("none left; the next in {:?}", Duration::from_nanos(standing.retry_in))
-            };
-            Finding::new(expected, observed)
-        });
-        if allowed {
-            return Verdict::Continue;
-        }
-        let after = seconds(standing.retry_in).max(1).to_string();
-        Verdict::Deny(Denial::new(reason::RATE_EXCEEDED).header("retry-after", after))
+        verdict
     }
 
     fn response(&self, response: &mut ResponseHead, exchange: &mut Exchange) -> Verdict {
-        let Some(policy) = &self.policy else { return Verdict::Continue };
-        let standing = exchange
-            .extension::<Standings>()
-            .and_then(|Standings(all)| all.iter().find(|(id, _)| *id == self.id))
-            .map(|(_, standing)| *standing);
-        let Some(standing) = standing else { return Verdict::Continue };
-        let until = if standing.allowed { standing.full_in } else { standing.retry_in };
-        let state = format!("{};r={};t={}", policy.name, standing.remaining, seconds(until));
-        // Two limits on one request give two members of the same list.
-        let headers = response.headers_mut();
-        match headers.append("ratelimit-policy", &policy.item).and_then(|()| headers.append("ratelimit", state)) {
+        let stand = exchange.extension::<Standings>().and_then(|Standings(all)| all.iter().find(|stand| stand.id == self.id));
+        let Some((stand, amount)) = stand.and_then(|stand| Some((stand, self.amounts.get(stand.amount)?))) else {
+            return Verdict::Continue;
+        };
+        match tell(stand, amount, response.headers_mut()) {
             Ok(()) => Verdict::Continue,
             Err(error) => Verdict::Fault(FilterError::new(format!("cannot add RateLimit: {error}"))),
         }
@@ -353,80 +316,94 @@ impl Filter for RateLimit {
 
     fn needs(&self) -> Needs {
         Needs {
-            reads_identity: self.key.0.iter().any(|key| matches!(key, KeySource::Identity(_))),
-            summary: Some(format!("rate({} {})", self.key, self.rate)),
+            reads_identity: self.key.reads_identity() || self.amounts.reads_identity(),
+            summary: Some(format!("rate({} {})", self.key, self.amounts.summary())),
             ..Needs::default()
         }
     }
 }
 
+/// Two limits on one request give two members of the same list.
+fn tell(stand: &Stand, amount: &Amount, headers: &mut Headers) -> Result<(), portcullis_plugin::headers::HeaderError> {
+    if let (Some(standing), Some(rate)) = (&stand.rate, &amount.rate) {
+        let until = seconds(if standing.allowed { standing.full_in } else { standing.retry_in });
+        headers.append("ratelimit-policy", &rate.policy.item)?;
+        headers.append("ratelimit", format!("{};r={};t={until}", rate.policy.name, standing.remaining))?;
+    }
+    if let (Some(account), Some(quota)) = (&stand.quota, &amount.quota) {
+        headers.append("ratelimit-policy", &quota.policy.item)?;
+        headers.append("ratelimit", format!("{};r={};t={}", quota.policy.name, account.remaining, account.ends_in))?;
+    }
+    Ok(())
+}
+
 impl RateLimit {
-    /// `Err`: what has no value, so that the request cannot be counted.
-    fn key(&self, request: &RequestHead, exchange: &Exchange) -> Result<Key, &KeySource> {
-        let missing = Cell::new(None);
-        let key = self.state.buckets.key(|hasher| {
-            for source in &self.key.0 {
-                if self.feed(source, request, exchange, hasher).is_none() {
-                    missing.set(Some(source));
-                }
-            }
-        });
-        missing.get().map_or(Ok(key), Err)
-    }
-
-    fn feed(&self, source: &KeySource, request: &RequestHead, exchange: &Exchange, hasher: &mut dyn Hasher) -> Option<()> {
-        match source {
-            // The buckets belong to one place of the configuration, so this is all that the route's key has to say.
-            KeySource::Route => {}
-            KeySource::Client => self.feed_address(exchange.client(), hasher),
-            KeySource::Header(name) if request.headers().contains(name) => {
-                // All of them: the upstream may look at another than we do.
-                hasher.write_usize(request.headers().get_all(name).count());
-                request.headers().get_all(name).for_each(|value| feed_bytes(value, hasher));
-            }
-            KeySource::Header(_) => {
-                hasher.write_usize(0);
-                self.feed_address(exchange.client(), hasher);
-            }
-            KeySource::Identity(attribute) => {
-                let value = attribute.read(exchange)?;
-                // A subject is unique for its issuer only; the same goes for whatever else an issuer says.
-                let issuer = match attribute {
-                    Attribute::Certificate(_) => exchange.certificate().verified().map(|facts| facts.issuer.as_str()),
-                    _ => exchange.principal().and_then(|principal| principal.issuer.as_deref()),
-                };
-                feed_bytes(issuer.unwrap_or_default().as_bytes(), hasher);
-                match &value {
-                    AttributeValue::One(text) => feed_bytes(text.as_bytes(), hasher),
-                    AttributeValue::Many(items) => {
-                        hasher.write_usize(items.len());
-                        items.iter().for_each(|item| feed_bytes(item.as_bytes(), hasher));
-                    }
-                }
+    /// First the rate: what it refuses does not count against the quota.
+    fn take(&self, key: Key, amount: &Amount, stand: &mut Stand, exchange: &mut Exchange) -> Verdict {
+        if let Some(rate) = &amount.rate {
+            let standing = self.take_rate(key, rate, exchange);
+            stand.rate = Some(standing);
+            if !exchange.check("rate", reason::RATE_EXCEEDED, standing.allowed, || self.rate_finding(rate, amount, standing)) {
+                let after = seconds(standing.retry_in).max(1).to_string();
+                return Verdict::Deny(Denial::new(reason::RATE_EXCEEDED).header("retry-after", after));
             }
         }
-        Some(())
+        if let Some(quota) = &amount.quota {
+            let account = self.take_quota(key, quota, exchange);
+            stand.quota = Some(account);
+            let exhausted = reason::RATE_QUOTA_EXHAUSTED;
+            if !exchange.check("quota", exhausted, account.allowed, || self.quota_finding(quota, amount, account)) {
+                return Verdict::Deny(Denial::new(exhausted).header("retry-after", account.ends_in.max(1).to_string()));
+            }
+        }
+        Verdict::Continue
     }
 
-    fn feed_address(&self, client: IpAddr, hasher: &mut dyn Hasher) {
-        match client {
-            IpAddr::V4(v4) => hasher.write_u32(v4.to_bits()),
-            IpAddr::V6(v6) => hasher.write_u128(v6.to_bits() & self.ipv6_mask),
+    fn take_rate(&self, key: Key, rate: &RateAmount, exchange: &Exchange) -> Standing {
+        let (standing, evicted) = self.state.buckets.take(key, self.state.clock.now(), &rate.pace);
+        if evicted {
+            count(&self.evictions, exchange);
         }
+        standing
+    }
+
+    fn take_quota(&self, key: Key, quota: &QuotaAmount, exchange: &Exchange) -> Account {
+        let (account, evicted) = self.state.take(key, exchange.now(), quota.quota, exchange.explaining());
+        if evicted {
+            count(&self.quota_evictions, exchange);
+        }
+        account
+    }
+
+    fn rate_finding(&self, rate: &RateAmount, amount: &Amount, standing: Standing) -> Finding {
+        let RateAmount { rate, pace, .. } = rate;
+        let observed = if standing.allowed {
+            format!("{} left{}", standing.remaining, amount.whose)
+        } else {
+            format!("none left; the next in {:?}", Duration::from_nanos(standing.retry_in))
+        };
+        Finding::new(format!("at most {rate} by {}, {} at once{}", self.key, pace.burst(), amount.whose), observed)
+    }
+
+    fn quota_finding(&self, quota: &QuotaAmount, amount: &Amount, account: Account) -> Finding {
+        let until = SystemTime::UNIX_EPOCH + Duration::from_secs(account.ends_at);
+        let until = OffsetDateTime::from(until).format(&Rfc3339).unwrap_or_default();
+        let observed = match account.allowed {
+            true => format!("{} left until {until}{}", account.remaining, amount.whose),
+            false => format!("none left until {until}"),
+        };
+        Finding::new(format!("at most {} by {}{}", quota.quota, self.key, amount.whose), observed)
     }
 }
 
-/// With its length, so that `ab` and `c` are not `a` and `bc`.
-fn feed_bytes(bytes: &[u8], hasher: &mut dyn Hasher) {
-    hasher.write_usize(bytes.len());
-    hasher.write(bytes);
-}
-
-/// Rounded up: a client that waits as long as it is told is not told again.
-fn seconds(nanoseconds: u64) -> u64 {
-    nanoseconds.div_ceil(SECOND)
+fn count(evictions: &IntCounterVec, exchange: &Exchange) {
+    evictions.with_label_values(&[exchange.route().map_or("", |route| &**route)]).inc();
 }
 
 #[cfg(test)]
 #[path = "rate_limit_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "rate_tiers_tests.rs"]
+mod tier_tests;

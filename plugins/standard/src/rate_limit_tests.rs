@@ -1,21 +1,26 @@
 use super::*;
-use crate::test_support::{Call, build, build_in, env, error, facts, try_build, values};
+use crate::rate_amount::SECOND;
+use crate::test_support::{Call, build_in, env, error, facts, try_build, values};
 use portcullis_plugin::Principal;
 
 /// Puts the filter's time into the test's hands.
-fn manual(yaml: &str) -> RateLimit {
-    let filter = build::<RateLimit>(yaml);
-    let state = State { buckets: Buckets::new(1_000), clock: Clock::Manual(AtomicU64::new(SECOND)) };
+pub(super) fn manual(yaml: &str) -> RateLimit {
+    manual_in(&env(), yaml)
+}
+
+pub(super) fn manual_in(env: &Env, yaml: &str) -> RateLimit {
+    let filter = build_in::<RateLimit>(env, yaml).unwrap_or_else(|error| panic!("{yaml}: {error}"));
+    let state = State::new(1_000, Clock::Manual(AtomicU64::new(SECOND)));
     RateLimit { state: Arc::new(state), ..filter }
 }
 
-fn forward(filter: &RateLimit, nanoseconds: u64) {
+pub(super) fn forward(filter: &RateLimit, nanoseconds: u64) {
     if let Clock::Manual(now) = &filter.state.clock {
         now.fetch_add(nanoseconds, Ordering::Relaxed);
     }
 }
 
-fn allowed(filter: &RateLimit, mut call: Call) -> bool {
+pub(super) fn allowed(filter: &RateLimit, mut call: Call) -> bool {
     call.run(filter).is_continue()
 }
 

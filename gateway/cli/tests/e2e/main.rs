@@ -37,6 +37,7 @@ mod tokens;
 // What else is asked of a caller.
 mod filters;
 mod limits;
+mod quotas;
 
 // What comes back.
 mod responses;

@@ -20,6 +20,7 @@ routes:
   - { name: rule, match: { path: /rule }, filters: [{ authorize: { expression: "request.method == 'PUT'" } }], pool: up }
   - { name: identity, match: { path: /identity }, filters: [{ identity_headers: { headers: { x-user: sub }, on_missing: deny } }], pool: up }
   - { name: rate, match: { path: /rate }, filters: [{ rate_limit: { key: client, rate: 1/h, burst: 1 } }], pool: up }
+  - { name: quota, match: { path: /quota }, filters: [{ rate_limit: { key: client, quota: 1/month } }], pool: up }
 "#;
 
 const LISTENERS: &str = "
@@ -96,6 +97,7 @@ async fn whoever_reads_why_a_request_was_refused_knows_what_to_do() {
     let stage =
         Stage::builder().listeners(LISTENERS).algs(&[Alg::Es256]).start_with_files(CONFIG, &[("keys.txt", "# none\n")]).await;
     stage.send(&Call::get("/rate")).await;
+    stage.send(&Call::get("/quota")).await;
     let stranger = stage.clients.client("stranger.example").unwrap();
     let cases = [
         ("route.none", Call::get("/nowhere")),
@@ -108,6 +110,7 @@ async fn whoever_reads_why_a_request_was_refused_knows_what_to_do() {
         ("authorize.denied", Call::get("/rule")),
         ("identity.missing", Call::get("/identity")),
         ("rate.exceeded", Call::get("/rate")),
+        ("rate.quota.exhausted", Call::get("/quota")),
         ("request.ambiguous", Call::get("/a/..;/b")),
         ("request.headers.too_large", Call::get("/open").field("x-long", "x".repeat(5000))),
     ];
