@@ -343,6 +343,7 @@ mod tests {
             not_before: SystemTime::UNIX_EPOCH,
             not_after: SystemTime::UNIX_EPOCH,
             der: Arc::new([]),
+            chain: Vec::new(),
         };
         let certificate = if known { CertificateStatus::Verified(Arc::new(facts)) } else { CertificateStatus::Missing };
         let mut exchange = Exchange::new(Arc::new(connection), address.ip(), certificate, SystemTime::UNIX_EPOCH);
