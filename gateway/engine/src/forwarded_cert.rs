@@ -58,7 +58,8 @@ pub fn client_certificate(
 /// Whether the connection is a trusted proxy's. A balancer that speaks the PROXY protocol and names no source relays
 /// somebody whom nobody knows, and is not that somebody.
 fn is_proxy(proxies: &TrustedProxies, settings: &ListenerSettings, connection: &Connection) -> bool {
-    let relays = |trust: &[_]| trust.iter().any(|network: &portcullis_plugin::units::Network| network.contains(connection.peer.ip()));
+    let relays =
+        |trust: &[_]| trust.iter().any(|network: &portcullis_plugin::units::Network| network.contains(connection.peer.ip()));
     let nameless = connection.source == connection.peer && settings.proxy_trust.as_deref().is_some_and(relays);
     !nameless && proxies.trusts(connection.source.ip().to_canonical())
 }

@@ -23,8 +23,8 @@ use crate::certificate_names::{DnPattern, DnsPattern, EmailPattern, Fingerprint,
 use crate::text::{first_few, given};
 use portcullis_plugin::units::OneOrMany;
 use portcullis_plugin::{
-    Build, CertificateFacts, CertificateOrigin, CertificateStatus, ConfigError, Credential, Env, Exchange, Filter, Finding, Needs, Principal,
-    RequestHead, Verdict, reason,
+    Build, CertificateFacts, CertificateOrigin, CertificateStatus, ConfigError, Credential, Env, Exchange, Filter, Finding,
+    Needs, Principal, RequestHead, Verdict, reason,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -328,9 +328,8 @@ impl ClientCert {
         for rule in &self.rules {
             let names = (rule.names)(facts);
             let ok = names.any(&rule.matches);
-            all &= exchange.check(rule.key, mismatch, ok, || {
-                Finding::new(format!("one of {}", rule.expected), names.to_string())
-            });
+            all &=
+                exchange.check(rule.key, mismatch, ok, || Finding::new(format!("one of {}", rule.expected), names.to_string()));
         }
         let name = match self.subject {
             None => Some(subject(facts)),
@@ -394,6 +393,21 @@ mod tests {
             Call::get("/").header("x-client-cert", "CN=billing").header("x-forwarded-client-cert", "Subject=\"CN=billing\"");
         assert_eq!(spoofed.denied(&filter).reason(), reason::CERT_MISSING);
         assert!(spoofed.exchange.principal().is_none());
+    }
+
+    #[test]
+    fn refusals_say_that_a_proxy_handed_it_on() {
+        let filter = build::<ClientCert>("{ san_dns: '*.other.example' }");
+        let origin = CertificateOrigin::Forwarded { header: "Client-Cert", proves_tokens: false };
+        for (mut call, reason) in [
+            (Call::get("/"), reason::CERT_FORWARDED_MISSING),
+            (Call::get("/").certificate(facts()), reason::CERT_FORWARDED_NAME_MISMATCH),
+        ] {
+            call.exchange.driver_set_certificate_origin(origin);
+            assert_eq!(call.denied(&filter).reason(), reason);
+            assert_eq!(call.failed_checks().len(), 1);
+            assert_eq!(call.failed_checks()[0].1, reason);
+        }
     }
 
     #[test]

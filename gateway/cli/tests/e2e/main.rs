@@ -24,6 +24,7 @@ mod slow;
 mod bound_tokens;
 mod certificates;
 mod combined;
+mod forwarded_cert;
 mod headers;
 mod introspection;
 mod jose;

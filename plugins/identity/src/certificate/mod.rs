@@ -329,8 +329,9 @@ fn refusal(words: &Words, error: &rustls::Error, facts: &CertificateFacts, now: 
             format!("{}, but not signed with that CA's key", issuer()),
             "another CA of the same name issued it, or the CA has a new key that the bundle does not have",
         ),
-        other => words
-            .untrusted(format!("a valid chain to a CA of `{key}.ca`"), format!("{}: {}", issuer(), safe(&other.to_string()))),
+        other => {
+            words.untrusted(format!("a valid chain to a CA of `{key}.ca`"), format!("{}: {}", issuer(), safe(&other.to_string())))
+        }
     }
 }
 

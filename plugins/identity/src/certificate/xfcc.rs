@@ -95,7 +95,11 @@ fn value(text: &str) -> Result<(&str, &str), Malformed> {
     let Some(quoted) = text.strip_prefix('"') else {
         let end = text.find([',', ';']).unwrap_or(text.len());
         let (value, after) = text.split_at(end);
-        return if value.contains('"') { Err(broken("a quote within a value")) } else { Ok((value.trim_end_matches(' '), after)) };
+        return if value.contains('"') {
+            Err(broken("a quote within a value"))
+        } else {
+            Ok((value.trim_end_matches(' '), after))
+        };
     };
     let mut backslashes = 0;
     for (at, byte) in quoted.bytes().enumerate() {
@@ -125,7 +129,8 @@ fn certificates(value: &str) -> Result<Vec<CertificateDer<'static>>, Malformed> 
     let found = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
     let found = found.map_err(|_| Malformed::new(EXPECTED, "PEM that cannot be read"))?;
     let text = String::from_utf8_lossy(&pem);
-    let framed = text.trim_start().starts_with("-----BEGIN CERTIFICATE-----") && text.trim_end().ends_with("-----END CERTIFICATE-----");
+    let framed =
+        text.trim_start().starts_with("-----BEGIN CERTIFICATE-----") && text.trim_end().ends_with("-----END CERTIFICATE-----");
     // A key, or something that is left out in silence, is not what the proxy was to write.
     if !framed || text.matches(MARK).count() != found.len() {
         return Err(Malformed::new(EXPECTED, "something else in it"));
@@ -170,13 +175,30 @@ mod tests {
     #[test]
     fn what_can_be_read_in_two_ways_is_refused() {
         for header in [
-            "", ",", "Cert", "=a", "Cert=a,", ",Cert=a", "Cert=a;", "Cert=a;;By=x", "Cert=a,,Cert=b", "Ce rt=a", " ;Cert=a",
+            "",
+            ",",
+            "Cert",
+            "=a",
+            "Cert=a,",
+            ",Cert=a",
+            "Cert=a;",
+            "Cert=a;;By=x",
+            "Cert=a,,Cert=b",
+            "Ce rt=a",
+            " ;Cert=a",
             // The client left a quote open, to swallow what the proxy appends; or closed its own too early.
-            "Subject=\",By=x;Cert=\"a\"", "Subject=\"a\\,By=x;Cert=\"a\"", "Subject=a\",By=x;Cert=\"a\"", "Subject=\"a\"b;Cert=a",
+            "Subject=\",By=x;Cert=\"a\"",
+            "Subject=\"a\\,By=x;Cert=\"a\"",
+            "Subject=a\",By=x;Cert=\"a\"",
+            "Subject=\"a\"b;Cert=a",
             // Two readings of a backslash before a quote.
-            "Cert=a;Subject=\"CN=x\\\\\",Cert=forged\"", "Subject=\"CN=x\\\\\";Cert=a",
+            "Cert=a;Subject=\"CN=x\\\\\",Cert=forged\"",
+            "Subject=\"CN=x\\\\\";Cert=a",
             // Twice.
-            "Cert=a;Cert=a", "Cert=a;cert=b", "Chain=a;CHAIN=b", "Hash=a;Hash=b",
+            "Cert=a;Cert=a",
+            "Cert=a;cert=b",
+            "Chain=a;CHAIN=b",
+            "Hash=a;Hash=b",
         ] {
             assert!(last_element(header).is_err(), "{header:?}");
         }
