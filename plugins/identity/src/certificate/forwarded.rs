@@ -25,6 +25,8 @@ const XFCC: &str = "x-forwarded-client-cert";
 
 /// Judgements that are kept: one costs two or three signatures.
 const KEPT: usize = 1024;
+/// Of chains up to this size, which real ones have, so that what is kept stays within some 20 MiB.
+const LARGEST_KEPT: usize = 8 << 10;
 
 /// The header that certificates come in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,7 +119,9 @@ impl ForwardedCas {
         };
         let judgement = self.cas.judgement(&chain, now);
         let status = judgement.status.clone();
-        self.judged.insert(key, judgement);
+        if chain.iter().map(|certificate| certificate.len()).sum::<usize>() <= LARGEST_KEPT {
+            self.judged.insert(key, judgement);
+        }
         Ok(status)
     }
 }

@@ -317,3 +317,41 @@ fn a_certificate_in_a_header_is_judged_anew_when_its_time_has_come() {
     assert_eq!(reason(&headers, 0), Some(reason::CERT_FORWARDED_INVALID));
     assert!(matches!(cas.judge(&Headers::new(), now()), CertificateStatus::Missing));
 }
+
+/// One header for all cases: a key takes its time.
+fn forwarded() -> &'static (ForwardedCas, String, Vec<u8>) {
+    static ONE: std::sync::OnceLock<(ForwardedCas, String, Vec<u8>)> = std::sync::OnceLock::new();
+    ONE.get_or_init(|| {
+        let root = Ca::root("Clients");
+        let leaf = root.leaf(|_| {});
+        let base64 = base64::engine::general_purpose::STANDARD.encode(&leaf).replace('+', "%2B").replace('=', "%3D");
+        let pem = format!("-----BEGIN%20CERTIFICATE-----%0A{base64}%0A-----END%20CERTIFICATE-----%0A");
+        let header = format!("By=x,Hash=0;Cert=forged,By=spiffe://proxy;Cert=\"{pem}\";Subject=\"CN=a,O=\\\"b\\\"\";DNS=a");
+        (ForwardedCas::new(CertificateHeader::Xfcc, root.pem.as_bytes(), &[]).unwrap(), header, leaf.to_vec())
+    })
+}
+
+proptest::proptest! {
+    /// Whatever happens to a header on its way: it is the proxy's certificate, or none.
+    #[test]
+    fn no_damage_makes_another_certificate_of_a_header(
+        at in proptest::prelude::any::<proptest::sample::Index>(),
+        cut in 0_usize..4,
+        put in "[\",;=%\\\\ -~]{0,6}",
+    ) {
+        let (cas, header, leaf) = forwarded();
+        let at = at.index(header.len());
+        let end = (at + cut).min(header.len());
+        let damaged = format!("{}{put}{}", &header[..at], &header[end..]);
+        let mut headers = Headers::new();
+        headers.append("X-Forwarded-Client-Cert", &damaged).unwrap();
+        match cas.judge(&headers, now()) {
+            CertificateStatus::Verified(facts) => proptest::prop_assert_eq!(&*facts.der, leaf.as_slice()),
+            CertificateStatus::Refused(refusal) => {
+                proptest::prop_assert!(refusal.reason.as_str().starts_with("cert.forwarded."));
+                proptest::prop_assert!(!refusal.observed.contains("forged"));
+            }
+            CertificateStatus::Missing => proptest::prop_assert!(false, "there is a header"),
+        }
+    }
+}
