@@ -80,8 +80,7 @@ impl Run {
     ) -> Self {
         let proxies = &snapshot.trusted_proxies;
         let client = proxies.client(&connection, request.headers());
-        let (forwarded, settings, headers) = (plan.forwarded.as_ref(), &plan.settings, request.headers());
-        let (certificate, origin) = client_certificate(forwarded, proxies, settings, &connection, headers, &handshake, now);
+        let (certificate, origin) = client_certificate(&plan, proxies, &connection, request.headers(), &handshake, now);
         let mut exchange = Exchange::new(connection, client, certificate, now);
         exchange.driver_set_certificate_origin(origin);
         Self {

@@ -6,11 +6,12 @@
 //! names go on to a filter or a backend; see [`owned`](crate::owned).
 
 use crate::config::raw;
+use crate::config::snapshot::ListenerPlan;
 use crate::forwarded::TrustedProxies;
 use crate::listen::{ListenerSettings, client_auth};
 use portcullis_identity::certificate::{CertificateHeader, ForwardedCas};
-use portcullis_plugin::connection::CertificateOrigin;
-use portcullis_plugin::{CertificateStatus, ConfigError, Connection, Env, Headers};
+use portcullis_plugin::units::Network;
+use portcullis_plugin::{CertificateOrigin, CertificateStatus, ConfigError, Connection, Env, Headers};
 use std::time::SystemTime;
 
 /// A listener's `client_cert`.
@@ -41,16 +42,15 @@ impl ForwardedCertificates {
 
 /// The client certificate of a request: that of the header where a trusted proxy speaks, else `handshake`.
 pub fn client_certificate(
-    forwarded: Option<&ForwardedCertificates>,
+    plan: &ListenerPlan,
     proxies: &TrustedProxies,
-    settings: &ListenerSettings,
     connection: &Connection,
     headers: &Headers,
     handshake: &CertificateStatus,
     now: SystemTime,
 ) -> (CertificateStatus, CertificateOrigin) {
-    match forwarded {
-        Some(forwarded) if is_proxy(proxies, settings, connection) => forwarded.judge(headers, now),
+    match &plan.forwarded {
+        Some(forwarded) if is_proxy(proxies, &plan.settings, connection) => forwarded.judge(headers, now),
         _ => (handshake.clone(), CertificateOrigin::Handshake),
     }
 }
@@ -58,8 +58,7 @@ pub fn client_certificate(
 /// Whether the connection is a trusted proxy's. A balancer that speaks the PROXY protocol and names no source relays
 /// somebody whom nobody knows, and is not that somebody.
 fn is_proxy(proxies: &TrustedProxies, settings: &ListenerSettings, connection: &Connection) -> bool {
-    let relays =
-        |trust: &[_]| trust.iter().any(|network: &portcullis_plugin::units::Network| network.contains(connection.peer.ip()));
+    let relays = |trust: &[Network]| trust.iter().any(|network| network.contains(connection.peer.ip()));
     let nameless = connection.source == connection.peer && settings.proxy_trust.as_deref().is_some_and(relays);
     !nameless && proxies.trusts(connection.source.ip().to_canonical())
 }

@@ -319,11 +319,18 @@ impl ClientCert {
     }
 
     fn judge(&self, facts: &Arc<CertificateFacts>, exchange: &mut Exchange) -> Verdict {
-        let (missing, mismatch) = match exchange.certificate_origin() {
+        let origin = exchange.certificate_origin();
+        let (missing, mismatch) = match origin {
             CertificateOrigin::Handshake => (reason::CERT_MISSING, reason::CERT_NAME_MISMATCH),
             CertificateOrigin::Forwarded { .. } => (reason::CERT_FORWARDED_MISSING, reason::CERT_FORWARDED_NAME_MISMATCH),
         };
-        exchange.check("certificate", missing, true, || Finding::new("a client certificate", facts.subject.as_str()));
+        exchange.check("certificate", missing, true, || {
+            let observed = match origin {
+                CertificateOrigin::Handshake => facts.subject.clone(),
+                CertificateOrigin::Forwarded { header, .. } => format!("{}, by a proxy's word in {header}", facts.subject),
+            };
+            Finding::new("a client certificate", observed)
+        });
         let mut all = true;
         for rule in &self.rules {
             let names = (rule.names)(facts);
