@@ -7,6 +7,7 @@ use crate::access_log::{FinalVerdict, Record, RecordPrincipal, RecordTls};
 use crate::causes;
 use crate::chain::{Chain, Ending, Step, Waiting};
 use crate::config::snapshot::{Action, ListenerPlan, Snapshot};
+use crate::forwarded_cert::client_certificate;
 use crate::normalise::Framing;
 use crate::pool::{BackendId, Pool, Selected};
 use crate::rescue::{self, Cause};
@@ -33,6 +34,8 @@ pub struct Run {
     request: RequestHead,
     framing: Framing,
     exchange: Exchange,
+    /// Of the connection's own handshake. That of the exchange is the client's, which a trusted proxy may have handed on.
+    handshake: CertificateStatus,
     /// Index into the listener's routes.
     route: Option<usize>,
     /// How many filters' request stages ran, so that exactly their response stages do.
@@ -65,19 +68,24 @@ pub struct Traffic {
 }
 
 impl Run {
-    /// `now` is the one reading of the clock that all checks of this request use.
+    /// `handshake` is the certificate of the connection. `now` is the one reading of the clock that all checks of this request use.
     pub fn new(
         snapshot: Arc<Snapshot>,
         plan: Arc<ListenerPlan>,
         connection: Arc<Connection>,
-        certificate: CertificateStatus,
+        handshake: CertificateStatus,
         request: RequestHead,
         framing: Framing,
         now: SystemTime,
     ) -> Self {
-        let client = snapshot.trusted_proxies.client(&connection, request.headers());
+        let proxies = &snapshot.trusted_proxies;
+        let client = proxies.client(&connection, request.headers());
+        let (certificate, origin) = client_certificate(&plan, proxies, &connection, request.headers(), &handshake, now);
+        let mut exchange = Exchange::new(connection, client, certificate, now);
+        exchange.driver_set_certificate_origin(origin);
         Self {
-            exchange: Exchange::new(connection, client, certificate, now),
+            exchange,
+            handshake,
             snapshot,
             plan,
             request,
@@ -241,7 +249,7 @@ impl Run {
             return None;
         }
         self.exchange.driver_enter("client_auth");
-        let (reason, finding) = match self.exchange.certificate() {
+        let (reason, finding) = match &self.handshake {
             CertificateStatus::Verified(_) => return None,
             CertificateStatus::Missing => (reason::CERT_MISSING, Finding::new("a client certificate", "none")),
             CertificateStatus::Refused(refusal) => {
@@ -466,7 +474,7 @@ impl Run {
     /// Logs the request, keeps the decision if it is one to ask about, and records it if it is one to account for.
     fn tell(&self, status: u16, elapsed: Duration, keep: bool, audit: bool) {
         let connection = self.exchange.connection();
-        let certificate = self.exchange.certificate().verified();
+        let certificate = self.handshake.verified();
         let principal = self.exchange.principal();
         let id = self.exchange.decision_id();
         let record = Record {

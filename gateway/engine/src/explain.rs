@@ -179,8 +179,9 @@ fn connection(plan: &ListenerPlan, request: &RequestHead, query: &Query) -> (Arc
     let tls = plan.settings.tls.as_ref();
     let source = SocketAddr::new(query.client, 0);
     let facts = tls.map(|_| TlsFacts { version: "TLSv1.3", cipher: "TLS_AES_256_GCM_SHA384", sni: Some(request.host().into()) });
-    let connection =
-        Connection { listener: Arc::clone(&plan.settings.name), peer: source, source, local: plan.address, tls: facts };
+    // Where a balancer speaks the PROXY protocol, it has named this client.
+    let peer = SocketAddr::new(query.client, u16::from(plan.settings.proxy_trust.is_some()));
+    let connection = Connection { listener: Arc::clone(&plan.settings.name), peer, source, local: plan.address, tls: facts };
     let certificate = match tls.and_then(|tls| tls.client_cas()) {
         Some(cas) if !query.certificate.is_empty() => cas.judge(&query.certificate, query.at),
         _ => CertificateStatus::Missing,

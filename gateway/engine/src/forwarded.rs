@@ -14,7 +14,7 @@ impl TrustedProxies {
         Self(networks.into())
     }
 
-    fn trusts(&self, address: IpAddr) -> bool {
+    pub fn trusts(&self, address: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(address))
     }
 
@@ -108,6 +108,8 @@ fn is_forwarding(name: &[u8], trusted: bool) -> bool {
     }
     let look_alike = name.iter().any(|b| !b.is_ascii_alphanumeric() && *b != b'-');
     match &folded[..len] {
+        // A client's own is gone already: this one is a filter's.
+        b"x-forwarded-client-cert" => look_alike,
         b"x-forwarded-for" | b"x-forwarded-proto" | b"x-forwarded-host" | b"x-decision-id" => true,
         b"forwarded"
         | b"x-real-ip"

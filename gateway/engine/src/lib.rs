@@ -5,7 +5,8 @@
 //! - [`listen`]: accept, PROXY protocol, ClientHello, TLS; [`connection`]: what is kept of it
 //! - [`drive`]: the connection loop, and the Pingora driver that calls the exchange
 //! - [`http1`] and [`normalise`]: one strict reading of each head; [`refusals`]: those that have none
-//! - [`exchange`]: what happens to a request; [`owned`] and [`forwarded`]: what a client may not say
+//! - [`exchange`]: what happens to a request; [`owned`], [`forwarded`] and [`forwarded_cert`]: what a client may not say, and
+//!   what a proxy may
 //! - [`route`], [`chain`] and [`group`]: which filters, and how they run
 //! - [`pool`]: which backend
 //! - [`rescue`]: refusals and faults as responses, and [`causes`]: what is told of them; [`access_log`], [`audit`], [`metrics`], [`decisions`] and
@@ -27,6 +28,7 @@ pub mod drive;
 pub mod exchange;
 pub mod explain;
 pub mod forwarded;
+pub mod forwarded_cert;
 pub mod gateway;
 pub mod group;
 pub mod http1;

@@ -1,6 +1,7 @@
 //! How a configuration names a fact about the caller: `sub`, `roles`, `cert.subject`, `claims.tenant.id`.
 
 use crate::exchange::Exchange;
+use crate::principal::Principal;
 use serde_json::Value;
 use std::borrow::Cow;
 use std::fmt;
@@ -44,6 +45,12 @@ pub enum CertificateAttribute {
     SanUri,
     SanEmail,
     SpiffeId,
+}
+
+/// Takes the value of an attribute piece by piece, so that nothing is made only to be copied.
+pub trait ValueWriter: fmt::Write {
+    /// Stands between two items of a list.
+    fn next_item(&mut self);
 }
 
 /// What an attribute is for one request.
@@ -103,6 +110,58 @@ impl Attribute {
         !matches!(self, Self::ClientIp | Self::DecisionId)
     }
 
+    /// Whether its value may be a list: that of a claim is known only when it comes.
+    pub fn may_be_list(&self) -> bool {
+        use CertificateAttribute::{SanDns, SanEmail, SanUri};
+        matches!(self, Self::Roles | Self::Groups | Self::Claim(_) | Self::Certificate(SanDns | SanUri | SanEmail))
+    }
+
+    /// Writes what [`read`](Self::read) gives, and allocates nothing. `false` if there is no such fact: what was written by
+    /// then means nothing.
+    pub fn write(&self, exchange: &Exchange, out: &mut dyn ValueWriter) -> bool {
+        self.try_write(exchange, out).is_some()
+    }
+
+    fn try_write(&self, exchange: &Exchange, out: &mut dyn ValueWriter) -> Option<()> {
+        match self {
+            Self::ClientIp => return write!(out, "{}", exchange.client()).ok(),
+            Self::DecisionId => return out.write_str(exchange.decision_id().as_str()).ok(),
+            Self::Certificate(attribute) => {
+                let facts = exchange.certificate().verified()?;
+                let mut list = |items: &[String]| write_items(out, items.iter().map(String::as_str));
+                return match attribute {
+                    CertificateAttribute::Subject => out.write_str(&facts.subject).ok(),
+                    CertificateAttribute::Issuer => out.write_str(&facts.issuer).ok(),
+                    CertificateAttribute::Serial => out.write_str(&facts.serial).ok(),
+                    CertificateAttribute::Sha256 => out.write_str(&facts.sha256).ok(),
+                    CertificateAttribute::SanDns => list(&facts.san_dns),
+                    CertificateAttribute::SanUri => list(&facts.san_uri),
+                    CertificateAttribute::SanEmail => list(&facts.san_email),
+                    CertificateAttribute::SpiffeId => out.write_str(facts.spiffe_id.as_deref()?).ok(),
+                };
+            }
+            _ => {}
+        }
+        let principal = exchange.principal()?;
+        match self {
+            Self::Subject => out.write_str(&principal.subject).ok(),
+            Self::Issuer => out.write_str(principal.issuer.as_deref()?).ok(),
+            Self::ClientId => out.write_str(principal.client_id.as_deref()?).ok(),
+            Self::Scope => {
+                for (at, scope) in principal.scopes.iter().enumerate() {
+                    out.write_str(if at > 0 { " " } else { "" }).ok()?;
+                    out.write_str(scope).ok()?;
+                }
+                (!principal.scopes.is_empty()).then_some(())
+            }
+            Self::Roles => write_items(out, principal.roles.iter().map(|role| &**role)),
+            Self::Groups => write_items(out, principal.groups.iter().map(|group| &**group)),
+            Self::Method => out.write_str(principal.method).ok(),
+            Self::Claim(path) => write_claim(out, claim(principal, path)?),
+            Self::Certificate(_) | Self::ClientIp | Self::DecisionId => None,
+        }
+    }
+
     /// The value for this request. `None` if there is no such fact; never an empty list.
     pub fn read<'a>(&self, exchange: &'a Exchange) -> Option<AttributeValue<'a>> {
         let one = |text: &'a str| Some(AttributeValue::One(Cow::Borrowed(text)));
@@ -136,14 +195,46 @@ impl Attribute {
             Self::Roles => many(principal.roles.iter().map(|role| Cow::Borrowed(&**role)).collect()),
             Self::Groups => many(principal.groups.iter().map(|group| Cow::Borrowed(&**group)).collect()),
             Self::Method => one(principal.method),
-            Self::Claim(path) => {
-                let (first, rest) = path.split_first()?;
-                let value = rest.iter().try_fold(principal.claims.get(first)?, |value, key| value.get(key))?;
-                claim_value(value)
-            }
+            Self::Claim(path) => claim_value(claim(principal, path)?),
             Self::Certificate(_) | Self::ClientIp | Self::DecisionId => None,
         }
     }
+}
+
+fn claim<'a>(principal: &'a Principal, path: &[String]) -> Option<&'a Value> {
+    let (first, rest) = path.split_first()?;
+    rest.iter().try_fold(principal.claims.get(first)?, |value, key| value.get(key))
+}
+
+fn write_items<'a>(out: &mut dyn ValueWriter, items: impl Iterator<Item = &'a str>) -> Option<()> {
+    let mut any = None;
+    for item in items {
+        if any.replace(()).is_some() {
+            out.next_item();
+        }
+        out.write_str(item).ok()?;
+    }
+    any
+}
+
+/// As [`claim_value`].
+fn write_claim(out: &mut dyn ValueWriter, value: &Value) -> Option<()> {
+    fn scalar(out: &mut dyn ValueWriter, value: &Value) -> Option<()> {
+        match value {
+            Value::String(text) => out.write_str(text).ok(),
+            Value::Number(number) => write!(out, "{number}").ok(),
+            Value::Bool(flag) => out.write_str(if *flag { "true" } else { "false" }).ok(),
+            _ => None,
+        }
+    }
+    let Value::Array(items) = value else { return scalar(out, value) };
+    for (at, item) in items.iter().enumerate() {
+        if at > 0 {
+            out.next_item();
+        }
+        scalar(out, item)?;
+    }
+    (!items.is_empty()).then_some(())
 }
 
 /// Text, numbers and booleans as they are; lists of them; nothing else has a form every reader would agree on.
@@ -213,6 +304,79 @@ impl schemars::JsonSchema for Attribute {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{CertificateFacts, CertificateStatus, Connection};
+    use serde_json::json;
+    use std::sync::Arc;
+    use std::time::SystemTime;
+
+    struct Pieces(Vec<String>);
+
+    impl fmt::Write for Pieces {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            if self.0.is_empty() {
+                self.0.push(String::new());
+            }
+            self.0.last_mut().unwrap().push_str(text);
+            Ok(())
+        }
+    }
+
+    impl ValueWriter for Pieces {
+        fn next_item(&mut self) {
+            self.0.push(String::new());
+        }
+    }
+
+    fn exchange(known: bool) -> Exchange {
+        let address = ([192, 0, 2, 7], 1).into();
+        let connection = Connection { listener: "a".into(), peer: address, source: address, local: address, tls: None };
+        let facts = CertificateFacts {
+            subject: "CN=a".into(),
+            issuer: "CN=b".into(),
+            serial: "0A".into(),
+            sha256: "ab".repeat(32),
+            san_dns: vec!["a.example".into(), "b.example".into()],
+            san_uri: vec!["spiffe://a".into()],
+            san_email: Vec::new(),
+            san_ip: Vec::new(),
+            spiffe_id: Some("spiffe://a".into()),
+            not_before: SystemTime::UNIX_EPOCH,
+            not_after: SystemTime::UNIX_EPOCH,
+            der: Arc::new([]),
+            chain: Vec::new(),
+        };
+        let certificate = if known { CertificateStatus::Verified(Arc::new(facts)) } else { CertificateStatus::Missing };
+        let mut exchange = Exchange::new(Arc::new(connection), address.ip(), certificate, SystemTime::UNIX_EPOCH);
+        if known {
+            let mut principal = Principal::new("bearer", "alice");
+            principal.issuer = Some("https://idp.example".into());
+            principal.scopes = vec!["a".into(), "b".into()];
+            principal.roles = vec!["admin".into(), "user".into()];
+            let claims = json!({ "n": 7, "yes": true, "list": ["a", 1, false], "none": [], "mixed": ["a", {}], "o": { "t": "x" }, "null": null });
+            principal.claims = Arc::new(claims.as_object().unwrap().clone());
+            exchange.set_principal(Arc::new(principal));
+        }
+        exchange
+    }
+
+    #[test]
+    fn what_is_written_is_what_is_read() {
+        let names = "sub iss client_id scope roles groups method n yes list none mixed o o.t claims.o.t claims.n.x null cert.subject \
+                     cert.issuer cert.serial cert.sha256 cert.san_dns cert.san_uri cert.san_email cert.spiffe_id client.ip decision.id";
+        for exchange in [exchange(true), exchange(false)] {
+            for attribute in names.split_whitespace().filter_map(|name| name.parse::<Attribute>().ok()) {
+                let mut written = Pieces(Vec::new());
+                let there = attribute.write(&exchange, &mut written);
+                match attribute.read(&exchange) {
+                    None => assert!(!there, "{attribute}"),
+                    Some(AttributeValue::One(one)) => assert!(there && written.0 == [one], "{attribute}: {:?}", written.0),
+                    Some(AttributeValue::Many(many)) => {
+                        assert!(there && written.0 == many && attribute.may_be_list(), "{attribute}: {:?}", written.0);
+                    }
+                }
+            }
+        }
+    }
 
     #[test]
     fn names_round_trip() {

@@ -52,13 +52,17 @@ pub struct CertificateFacts {
     pub not_after: SystemTime,
     /// The certificate itself.
     pub der: Arc<[u8]>,
+    /// What was sent with it, in its order and without the certificate itself. Some of these lead to a CA; of the others
+    /// nothing is known.
+    pub chain: Vec<Arc<[u8]>>,
 }
 
 /// Why a presented certificate gives no identity. It carries no name from the certificate into a decision: only what
 /// `explain` and the log show.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateRefusal {
-    /// `cert.untrusted`, `cert.expired` or `cert.revoked`.
+    /// `cert.untrusted`, `cert.expired` or `cert.revoked`; of a certificate that a trusted proxy handed on,
+    /// `cert.forwarded.…`.
     pub reason: ReasonCode,
     pub expected: String,
     pub observed: String,
@@ -83,6 +87,21 @@ impl CertificateStatus {
             Self::Missing | Self::Refused(_) => None,
         }
     }
+}
+
+/// How a client certificate came here, and so who knows that the client has its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CertificateOrigin {
+    /// In the TLS handshake: the gateway itself has seen the proof.
+    #[default]
+    Handshake,
+    /// In a header of the request, from a trusted proxy that has seen the proof. Only its word says so.
+    Forwarded {
+        /// The header, as people write it.
+        header: &'static str,
+        /// By the configuration, that is proof enough for a token bound to the certificate (RFC 8705).
+        proves_tokens: bool,
+    },
 }
 
 /// `::ffff:a.b.c.d` as `a.b.c.d`, so that an address has one spelling in every rule, log and key.

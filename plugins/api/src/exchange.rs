@@ -1,6 +1,6 @@
 //! One request and its response: the facts that cross stages, and every check made.
 
-use crate::connection::{CertificateStatus, Connection};
+use crate::connection::{CertificateOrigin, CertificateStatus, Connection};
 use crate::id::DecisionId;
 use crate::principal::Principal;
 use crate::reason::ReasonCode;
@@ -62,6 +62,7 @@ pub struct Exchange {
     connection: Arc<Connection>,
     client: IpAddr,
     certificate: CertificateStatus,
+    origin: CertificateOrigin,
     now: SystemTime,
     route: Option<Arc<str>>,
     principal: Option<Arc<Principal>>,
@@ -89,6 +90,7 @@ impl Exchange {
             connection,
             client: client.to_canonical(),
             certificate,
+            origin: CertificateOrigin::Handshake,
             now,
             route: None,
             principal: None,
@@ -116,6 +118,11 @@ impl Exchange {
 
     pub fn certificate(&self) -> &CertificateStatus {
         &self.certificate
+    }
+
+    /// How the certificate came here; if there is none, how it would have.
+    pub fn certificate_origin(&self) -> CertificateOrigin {
+        self.origin
     }
 
     /// When the request arrived. One reading for all checks, so that they agree.
@@ -220,6 +227,10 @@ impl Exchange {
 
     pub fn driver_set_certificate(&mut self, certificate: CertificateStatus) {
         self.certificate = certificate;
+    }
+
+    pub fn driver_set_certificate_origin(&mut self, origin: CertificateOrigin) {
+        self.origin = origin;
     }
 
     /// For the chain. A body stage may say the same of each piece: it is kept once.

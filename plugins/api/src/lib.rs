@@ -34,7 +34,7 @@ pub mod verdict;
 
 pub use attribute::Attribute;
 pub use body::{Body, BodyAccess};
-pub use connection::{CertificateFacts, CertificateRefusal, CertificateStatus, Connection, TlsFacts};
+pub use connection::{CertificateFacts, CertificateOrigin, CertificateRefusal, CertificateStatus, Connection, TlsFacts};
 pub use env::Env;
 pub use error::ConfigError;
 pub use exchange::{Check, Exchange, Finding, Shadowed};

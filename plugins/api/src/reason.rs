@@ -86,6 +86,12 @@ reasons! {
     CERT_EXPIRED = "cert.expired", 403, "The client certificate is past its validity, or not yet in it.", "Renew the certificate, or check the clocks.";
     CERT_REVOKED = "cert.revoked", 403, "The client certificate is on the CRL.", "Issue a new certificate.";
     CERT_NAME_MISMATCH = "cert.name.mismatch", 403, "The client certificate is valid, but matches none of the names the route asks for.", "Compare `observed` with the names in the route's client_cert filter.";
+    CERT_FORWARDED_MISSING = "cert.forwarded.missing", 403, "The route requires a client certificate, and the trusted proxy handed none on.", "Have the client send one to the proxy, and the proxy hand it on in the header of the listener's `client_cert`.";
+    CERT_FORWARDED_INVALID = "cert.forwarded.invalid", 403, "The header in which the trusted proxy hands the client certificate on cannot be read without doubt.", "Look at `observed`; the proxy must replace what clients send under that name, and write it once.";
+    CERT_FORWARDED_UNTRUSTED = "cert.forwarded.untrusted", 403, "The chain of the client certificate that a trusted proxy handed on does not lead to a trusted CA, or may not be used for client authentication.", "Compare the issuer with the CA bundle of `client_cert`; the proxy must hand on the intermediate certificates too.";
+    CERT_FORWARDED_EXPIRED = "cert.forwarded.expired", 403, "The client certificate that a trusted proxy handed on is past its validity, or not yet in it.", "Renew the certificate, or check the clocks.";
+    CERT_FORWARDED_REVOKED = "cert.forwarded.revoked", 403, "The client certificate that a trusted proxy handed on is on the CRL.", "Issue a new certificate.";
+    CERT_FORWARDED_NAME_MISMATCH = "cert.forwarded.name.mismatch", 403, "The client certificate that a trusted proxy handed on is valid, but matches none of the names the route asks for.", "Compare `observed` with the names in the route's client_cert filter.";
     TOKEN_MISSING = "token.missing", 401, "No bearer token was sent.", "Send `Authorization: Bearer …`.";
     TOKEN_MALFORMED = "token.malformed", 401, "What was sent is not a well-formed signed JWT.", "Look at `observed`: it names the part that cannot be read.";
     TOKEN_ALG_REFUSED = "token.alg.refused", 401, "The token's algorithm is not one the issuer is configured for.", "Add the algorithm to the issuer's `algorithms`, if it should be trusted.";

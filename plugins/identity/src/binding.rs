@@ -1,7 +1,7 @@
 //! What a token asks its sender to prove (`cnf`, RFC 7800), and the proof by client certificate (RFC 8705, section 3).
 
 use crate::jose;
-use portcullis_plugin::{CertificateStatus, Exchange, Finding, reason};
+use portcullis_plugin::{CertificateOrigin, CertificateStatus, Exchange, Finding, reason};
 use serde_json::Value;
 use std::fmt;
 
@@ -44,12 +44,17 @@ impl Binding {
     pub fn judge_certificate(&self, exchange: &mut Exchange) -> bool {
         let Some(wanted) = &self.certificate else { return true };
         let status = exchange.certificate().clone();
+        let origin = exchange.certificate_origin();
+        let counts = !matches!(origin, CertificateOrigin::Forwarded { proves_tokens: false, .. });
         let ok = status
             .verified()
+            .filter(|_| counts)
             .and_then(|facts| unhex(&facts.sha256))
             .is_some_and(|presented| aws_lc_rs::constant_time::verify_slices_are_equal(&presented, wanted).is_ok());
         let plain = exchange.connection().tls.is_none();
-        exchange.check("certificate_binding", reason::TOKEN_BINDING_MISMATCH, ok, || certificate_finding(wanted, &status, plain))
+        exchange.check("certificate_binding", reason::TOKEN_BINDING_MISMATCH, ok, || {
+            certificate_finding(wanted, &status, origin, plain)
+        })
     }
 }
 
@@ -63,13 +68,25 @@ impl fmt::Display for Binding {
     }
 }
 
-fn certificate_finding(wanted: &[u8; 32], status: &CertificateStatus, plain: bool) -> Finding {
+fn certificate_finding(wanted: &[u8; 32], status: &CertificateStatus, origin: CertificateOrigin, plain: bool) -> Finding {
     let expected = format!("the client certificate with SHA-256 {}", hex(wanted));
+    if let CertificateOrigin::Forwarded { header, proves_tokens } = origin {
+        let observed = match status {
+            CertificateStatus::Verified(facts) => format!("{}, {}, by a proxy's word in {header}", facts.sha256, facts.subject),
+            CertificateStatus::Missing => format!("a proxy that handed none on in {header}"),
+            CertificateStatus::Refused(refusal) => format!("one in {header} that is not accepted: {}", refusal.observed),
+        };
+        return Finding::new(expected, observed).hint(if proves_tokens {
+            "the proxy must hand on the certificate that the token was issued to, and it must be of a CA in `client_cert.ca`"
+        } else {
+            "only the proxy has seen the proof; if its word is to do for bound tokens, set `bound_tokens: true` in the listener's `client_cert`"
+        });
+    }
     match status {
         CertificateStatus::Verified(facts) => Finding::new(expected, format!("{}, {}", facts.sha256, facts.subject))
             .hint("the token was issued to a holder of another certificate; after a renewal the client must get a new token"),
         CertificateStatus::Missing if plain => Finding::new(expected, "a connection without TLS").hint(
-            "the proof is made in the TLS handshake with this gateway; a certificate that another proxy has seen does not count",
+            "the proof is made in the TLS handshake with this gateway; a certificate that another proxy has seen counts only if the listener's `client_cert` says so",
         ),
         CertificateStatus::Missing => Finding::new(expected, "no client certificate")
             .hint("have the client send its certificate; check that the listener has `client_auth`"),

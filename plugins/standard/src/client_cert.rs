@@ -4,7 +4,7 @@
 //! - client_cert: { san_dns: ["*.partner.example"], issuer: "CN=Partner CA,O=Partner,C=DE" }
 //! ```
 //!
-//! The listener has verified the certificate (`tls.client_auth`); this filter decides whether a route needs one. Of
+//! The listener has verified the certificate (`tls.client_auth`, or `client_cert` for one that a trusted proxy hands on); this filter decides whether a route needs one. Of
 //! the names in one list, any may match; every list must hold. A certificate without a name of the kind that is asked
 //! for does not match.
 //!
@@ -23,8 +23,8 @@ use crate::certificate_names::{DnPattern, DnsPattern, EmailPattern, Fingerprint,
 use crate::text::{first_few, given};
 use portcullis_plugin::units::OneOrMany;
 use portcullis_plugin::{
-    Build, CertificateFacts, CertificateStatus, ConfigError, Credential, Env, Exchange, Filter, Finding, Needs, Principal,
-    RequestHead, Verdict, reason,
+    Build, CertificateFacts, CertificateOrigin, CertificateStatus, ConfigError, Credential, Env, Exchange, Filter, Finding,
+    Needs, Principal, RequestHead, Verdict, reason,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -260,12 +260,22 @@ impl Filter for ClientCert {
         match &status {
             CertificateStatus::Verified(facts) => self.judge(facts, exchange),
             CertificateStatus::Missing => {
-                let hint = if exchange.connection().tls.is_none() {
-                    "the listener has no TLS, and so no client certificates"
-                } else {
-                    "send one in the handshake; the listener asks for one only if it has `client_auth`"
+                let (reason, observed, hint) = match exchange.certificate_origin() {
+                    CertificateOrigin::Forwarded { header, .. } => (
+                        reason::CERT_FORWARDED_MISSING,
+                        format!("none in {header}"),
+                        "the trusted proxy handed none on: the client must send one to it; the proxy's own certificate is not the client's",
+                    ),
+                    CertificateOrigin::Handshake if exchange.connection().tls.is_none() => {
+                        (reason::CERT_MISSING, "none".to_owned(), "the listener has no TLS, and so no client certificates")
+                    }
+                    CertificateOrigin::Handshake => (
+                        reason::CERT_MISSING,
+                        "none".to_owned(),
+                        "send one in the handshake; the listener asks for one only if it has `client_auth`",
+                    ),
                 };
-                self.without_identity(exchange, reason::CERT_MISSING, || Finding::new("a client certificate", "none").hint(hint))
+                self.without_identity(exchange, reason, || Finding::new("a client certificate", observed).hint(hint))
             }
             CertificateStatus::Refused(refusal) => self.without_identity(exchange, refusal.reason, || Finding {
                 expected: refusal.expected.clone(),
@@ -309,15 +319,24 @@ impl ClientCert {
     }
 
     fn judge(&self, facts: &Arc<CertificateFacts>, exchange: &mut Exchange) -> Verdict {
-        exchange
-            .check("certificate", reason::CERT_MISSING, true, || Finding::new("a client certificate", facts.subject.as_str()));
+        let origin = exchange.certificate_origin();
+        let (missing, mismatch) = match origin {
+            CertificateOrigin::Handshake => (reason::CERT_MISSING, reason::CERT_NAME_MISMATCH),
+            CertificateOrigin::Forwarded { .. } => (reason::CERT_FORWARDED_MISSING, reason::CERT_FORWARDED_NAME_MISMATCH),
+        };
+        exchange.check("certificate", missing, true, || {
+            let observed = match origin {
+                CertificateOrigin::Handshake => facts.subject.clone(),
+                CertificateOrigin::Forwarded { header, .. } => format!("{}, by a proxy's word in {header}", facts.subject),
+            };
+            Finding::new("a client certificate", observed)
+        });
         let mut all = true;
         for rule in &self.rules {
             let names = (rule.names)(facts);
             let ok = names.any(&rule.matches);
-            all &= exchange.check(rule.key, reason::CERT_NAME_MISMATCH, ok, || {
-                Finding::new(format!("one of {}", rule.expected), names.to_string())
-            });
+            all &=
+                exchange.check(rule.key, mismatch, ok, || Finding::new(format!("one of {}", rule.expected), names.to_string()));
         }
         let name = match self.subject {
             None => Some(subject(facts)),
@@ -325,13 +344,13 @@ impl ClientCert {
                 let names = kind.names(facts);
                 let only = names.only();
                 // Which of several is meant is not ours to choose.
-                all &= exchange.check("principal", reason::CERT_NAME_MISMATCH, only.is_some(), || {
+                all &= exchange.check("principal", mismatch, only.is_some(), || {
                     Finding::new(format!("exactly one {} to be called by", kind.key()), names.to_string())
                 });
                 only.map(str::to_owned)
             }
         };
-        let Some(name) = name.filter(|_| all) else { return Verdict::deny(reason::CERT_NAME_MISMATCH) };
+        let Some(name) = name.filter(|_| all) else { return Verdict::deny(mismatch) };
         if exchange.principal().is_none() {
             exchange.set_principal(Arc::new(self.principal(name, facts)));
         }
@@ -381,6 +400,21 @@ mod tests {
             Call::get("/").header("x-client-cert", "CN=billing").header("x-forwarded-client-cert", "Subject=\"CN=billing\"");
         assert_eq!(spoofed.denied(&filter).reason(), reason::CERT_MISSING);
         assert!(spoofed.exchange.principal().is_none());
+    }
+
+    #[test]
+    fn refusals_say_that_a_proxy_handed_it_on() {
+        let filter = build::<ClientCert>("{ san_dns: '*.other.example' }");
+        let origin = CertificateOrigin::Forwarded { header: "Client-Cert", proves_tokens: false };
+        for (mut call, reason) in [
+            (Call::get("/"), reason::CERT_FORWARDED_MISSING),
+            (Call::get("/").certificate(facts()), reason::CERT_FORWARDED_NAME_MISMATCH),
+        ] {
+            call.exchange.driver_set_certificate_origin(origin);
+            assert_eq!(call.denied(&filter).reason(), reason);
+            assert_eq!(call.failed_checks().len(), 1);
+            assert_eq!(call.failed_checks()[0].1, reason);
+        }
     }
 
     #[test]

@@ -14,11 +14,16 @@
 //! `%`: these are percent-encoded (RFC 3986, section 2.1). The items of a list are joined by `,`; a comma within an item
 //! is percent-encoded too. So a reader splits first and decodes then, and no value can pose as two.
 //!
+//! **Templates.** A value with names in braces, such as `"user:{sub}@{iss}"`, is a text with facts in it. A fact in a template
+//! keeps letters, digits and those of `-._~` that the text itself does not have; all else of it is percent-encoded, so that no
+//! value can pose as the text around it. If any of its facts is not known, the whole header has no value.
+//!
 //! **The token.** `oidc` takes the bearer token out of the request once it is verified. `forward_token: true` puts that
 //! token back; otherwise a request on this route goes on without any bearer token, verified or not.
 
 use crate::bearer::{self, VerifiedToken};
 use crate::header_rules::{check_name, folded, is_look_alike, is_one_of};
+use crate::header_template::{HeaderValue, push_encoded};
 use portcullis_plugin::attribute::AttributeValue;
 use portcullis_plugin::error::unknown_name;
 use portcullis_plugin::units::ByteSize;
@@ -57,10 +62,10 @@ const RESERVED: &[&str] = &[
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Header name to a fact about the caller.
+    /// Header name to a fact about the caller, or to a text with facts in braces: `user:{sub}@{iss}`.
     #[serde(default)]
-    pub headers: BTreeMap<String, Attribute>,
-    /// What to do if a fact is not known. Default: `omit`.
+    pub headers: BTreeMap<String, HeaderValue>,
+    /// What to do if a fact is not known; also if it is only one of several in a text. Default: `omit`.
     #[serde(default)]
     pub on_missing: OnMissing,
     /// Headers that may be absent although `on_missing` is `deny`.
@@ -96,7 +101,7 @@ pub struct IdentityHeaders {
 
 struct Header {
     name: String,
-    attribute: Attribute,
+    value: HeaderValue,
     required: bool,
 }
 
@@ -128,14 +133,32 @@ impl Build for IdentityHeaders {
         let required =
             |name: &str| on_missing == OnMissing::Deny && !optional.iter().any(|optional| optional.eq_ignore_ascii_case(name));
         Ok(Self {
-            headers: headers.into_iter().map(|(name, attribute)| Header { required: required(&name), name, attribute }).collect(),
+            headers: headers.into_iter().map(|(name, value)| Header { required: required(&name), name, value }).collect(),
             forward_token,
             max_value: max_value.0 as usize,
         })
     }
 }
 
-fn check_names(headers: &BTreeMap<String, Attribute>) -> Result<(), ConfigError> {
+impl Header {
+    /// `Err`: the fact that is not known.
+    fn value(&self, exchange: &Exchange) -> Result<String, &Attribute> {
+        match &self.value {
+            HeaderValue::Fact(attribute) => attribute.read(exchange).map(|value| encode(&value)).ok_or(attribute),
+            HeaderValue::Template(template) => template.write(exchange),
+        }
+    }
+
+    fn missing(&self, fact: &Attribute) -> Finding {
+        let within = match &self.value {
+            HeaderValue::Fact(_) => String::new(),
+            template @ HeaderValue::Template(_) => format!(" in {template}"),
+        };
+        Finding::new(format!("{fact} for {}{within}", self.name), "no such fact about the caller")
+    }
+}
+
+fn check_names(headers: &BTreeMap<String, HeaderValue>) -> Result<(), ConfigError> {
     let mut seen: Vec<String> = Vec::new();
     for name in headers.keys() {
         let here = |error: ConfigError| error.at(name.as_str()).at("headers");
@@ -166,14 +189,15 @@ impl Filter for IdentityHeaders {
         }
         let mut complete = true;
         for header in &self.headers {
-            let Some(value) = header.attribute.read(exchange).map(|value| encode(&value)) else {
-                complete &= exchange.check("present", reason::IDENTITY_MISSING, !header.required, || {
-                    Finding::new(format!("{} for {}", header.attribute, header.name), "no such fact about the caller")
-                });
-                continue;
+            let value = match header.value(exchange) {
+                Ok(value) => value,
+                Err(missing) => {
+                    complete &= exchange.check("present", reason::IDENTITY_MISSING, !header.required, || header.missing(missing));
+                    continue;
+                }
             };
             let fits = exchange.check("length", reason::IDENTITY_MISSING, value.len() <= self.max_value, || {
-                let expected = format!("at most {} bytes of {} for {}", self.max_value, header.attribute, header.name);
+                let expected = format!("at most {} bytes of {} for {}", self.max_value, header.value, header.name);
                 Finding::new(expected, format!("{} bytes", value.len())).hint("raise `max_value`, or have the issuer say less")
             });
             complete &= fits;
@@ -193,7 +217,7 @@ impl Filter for IdentityHeaders {
         Needs {
             summary: Some(format!("headers({}{token})", names.join(", "))),
             owned_headers: names,
-            reads_identity: self.forward_token || self.headers.iter().any(|header| header.attribute.is_identity()),
+            reads_identity: self.forward_token || self.headers.iter().any(|header| header.value.is_identity()),
             ..Needs::default()
         }
     }
@@ -231,7 +255,6 @@ fn encode(value: &AttributeValue<'_>) -> String {
 }
 
 fn encode_into(out: &mut String, text: &str, in_list: bool) {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let inner = text.trim_matches(' ');
     let start = text.len() - text.trim_start_matches(' ').len();
     let edge = |at: usize| at < start || at >= start + inner.len();
@@ -246,9 +269,7 @@ fn encode_into(out: &mut String, text: &str, in_list: bool) {
         if plain {
             out.push(char::from(byte));
         } else {
-            out.push('%');
-            out.push(char::from(HEX[usize::from(byte >> 4)]));
-            out.push(char::from(HEX[usize::from(byte & 15)]));
+            push_encoded(out, byte);
         }
     }
 }

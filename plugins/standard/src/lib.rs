@@ -43,6 +43,7 @@ mod expression_check;
 mod expression_facts;
 mod gcra;
 mod header_rules;
+pub mod header_template;
 mod network_set;
 mod quota_file;
 mod rate_amount;

@@ -16,7 +16,8 @@
 //! there must hold a good token.
 //!
 //! A token that only its sender may use (`cnf`) needs the proof. One that is bound to a client certificate (RFC 8705) is
-//! good over a connection with that certificate, on every route. One that is bound to a key needs a DPoP proof (RFC 9449),
+//! good over a connection with that certificate, on every route; one in a trusted proxy's header counts only if the listener's
+//! `client_cert` says `bound_tokens`. One that is bound to a key needs a DPoP proof (RFC 9449),
 //! which a route with `binding: { dpop: {} }` checks; other routes refuse it. See [`BindingConfig`].
 //!
 //! An issuer whose keys cannot be had gives 503 with `Retry-After`, never 401.

@@ -2,7 +2,7 @@ use crate::bearer::TokenScheme;
 use crate::identity_headers::IdentityHeaders;
 use crate::oidc::Oidc;
 use crate::test_support::{Call, Prover, Signer, build, build_in, env, error, facts, now, values};
-use portcullis_plugin::{Denial, Filter, Method, ReasonCode, ResponseHead, Verdict, reason};
+use portcullis_plugin::{CertificateOrigin, Denial, Filter, Method, ReasonCode, ResponseHead, Verdict, reason};
 use serde_json::{Value, json};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -279,6 +279,14 @@ fn a_token_bound_to_a_certificate_needs_that_certificate() {
     }
     let strict = build::<Oidc>("{ issuer: main, binding: { require: certificate } }");
     assert!(with().certificate(facts()).run(&strict).is_continue());
+    // One that a proxy handed on counts only where the configuration says so.
+    for proves_tokens in [false, true] {
+        for filter in [&filter, &strict] {
+            let mut call = with().certificate(facts());
+            call.exchange.driver_set_certificate_origin(CertificateOrigin::Forwarded { header: "Client-Cert", proves_tokens });
+            assert_eq!(call.run(filter).is_continue(), proves_tokens);
+        }
+    }
     // With both, both.
     let prover = Prover::es256();
     let token = Signer::main().token(json!({ "cnf": { "x5t#S256": hash, "jkt": prover.thumbprint() } }));

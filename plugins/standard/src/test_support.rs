@@ -165,6 +165,7 @@ pub fn facts() -> CertificateFacts {
         not_before: now() - Duration::from_secs(3600),
         not_after: now() + Duration::from_secs(3600),
         der: Arc::new([]),
+        chain: Vec::new(),
     }
 }
 

@@ -132,11 +132,14 @@ async fn run_all(filters: &[Named<'_>], mut request: Request) -> Result<Outcome,
     Ok(Outcome { verdict, request: head, request_body, response, response_body, response_verdict, exchange, checks })
 }
 
+/// Headers that hand client certificates on: the gateway owns them also where no filter does.
+const CERTIFICATES: [&str; 3] = ["client-cert", "client-cert-chain", "x-forwarded-client-cert"];
+
 /// What a client sent under names that filters own never reaches a filter.
 fn strip_owned(filters: &[Named<'_>], head: &mut RequestHead) {
     let fold = |name: &str| name.to_ascii_lowercase().replace('_', "-");
-    let owned: Vec<String> =
-        filters.iter().flat_map(|(_, filter)| filter.needs().owned_headers).map(|name| fold(&name)).collect();
+    let owned = filters.iter().flat_map(|(_, filter)| filter.needs().owned_headers).map(|name| fold(&name));
+    let owned: Vec<String> = owned.chain(CERTIFICATES.map(str::to_owned)).collect();
     head.headers_mut().retain(|name, _| !owned.contains(&fold(name)));
 }
 

@@ -25,6 +25,8 @@ mod slow;
 mod bound_tokens;
 mod certificates;
 mod combined;
+mod forwarded_cert;
+mod forwarded_cert_attacks;
 mod headers;
 mod introspection;
 mod jose;

@@ -18,6 +18,7 @@ use crate::audit::AuditLog;
 use crate::chain::{Chain, Entry};
 use crate::decisions::Decisions;
 use crate::forwarded::TrustedProxies;
+use crate::forwarded_cert::ForwardedCertificates;
 use crate::group::{Combination, MAX_DEPTH, MAX_MEMBERS, Member, group};
 use crate::http1::HeadLimits;
 use crate::listen::{ListenerSettings, TlsSettings};
@@ -28,6 +29,7 @@ use crate::pool::{Pool, split::Split};
 use crate::route::Router;
 use portcullis_identity::Issuers;
 use portcullis_identity::assertion::AssertionSigner;
+use portcullis_identity::certificate::CertificateHeader;
 use portcullis_plugin::env::Kept;
 use portcullis_plugin::error::{Segment, unknown_name};
 use portcullis_plugin::{BodyAccess, ConfigError, Env, Filter, FilterTable, Mode, Reply, Scheme};
@@ -147,6 +149,8 @@ impl Build<'_> {
             .collect();
         let access_log = self.access_log(access_log);
         let audit = self.audit_log(audit_log);
+        // Who can write one of these is whom he likes: they are no client's to send, also where nobody reads them here.
+        self.owned.extend(CertificateHeader::ALL.map(str::to_owned));
         let owned = OwnedHeaders::new(std::mem::take(&mut self.owned));
         let routes: Vec<_> = routes.into_iter().collect::<Option<_>>()?;
         if !self.findings.is_ok() || !self.faults.is_empty() {
@@ -357,7 +361,7 @@ impl Build<'_> {
         matches: &[(Vec<String>, raw::Match)],
         routes: &[Option<Arc<RoutePlan>>],
     ) -> Option<ListenerPlan> {
-        let raw::Listener { name, address, tls, proxy_protocol, h2c, driver, filters, limits, normalise } = listener;
+        let raw::Listener { name, address, tls, client_cert, proxy_protocol, h2c, driver, filters, limits, normalise } = listener;
         let place: [Segment; 2] = ["listeners".into(), at.into()];
         let placed = |error: ConfigError| error.at(at).at("listeners");
         let had_tls = tls.is_some();
@@ -368,6 +372,10 @@ impl Build<'_> {
         for warning in tls.iter().flat_map(|tls| tls.warnings()) {
             self.findings.warning(placed(warning.clone().at("tls")));
         }
+        let forwarded = client_cert.map(|raw| {
+            let compiled = ForwardedCertificates::compile(raw, &self.env).map_err(|error| placed(error.at("client_cert")));
+            self.findings.take(compiled)
+        });
         let proxy_trust = proxy_protocol.map(|raw::ProxyProtocol { trust }| trust);
         let chain = self.chain(&format!("listener:{name}"), &place, filters);
         let mine: Vec<usize> = matches
@@ -401,6 +409,10 @@ impl Build<'_> {
             head_limits,
             body_limit,
             driver,
+            forwarded: match forwarded {
+                None => None,
+                Some(compiled) => Some(compiled?),
+            },
             chain: chain?,
             router: router?,
             routes,

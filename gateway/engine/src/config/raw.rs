@@ -22,7 +22,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Metrics and health for operators.
     pub admin: Option<Admin>,
-    /// Networks whose `X-Forwarded-For` is believed, walked from the right to the first address outside of them.
+    /// Networks of proxies in front. Their `X-Forwarded-For` is believed, walked from the right to the first address outside of
+    /// them; and, on a listener with `client_cert`, the client certificates that they hand on. They must hold no clients.
     pub trusted_proxies: Vec<Network>,
     /// One JSON object a line for each request. Without it, no access log is written.
     pub access_log: Option<AccessLog>,
@@ -51,6 +52,8 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Without it, the listener speaks plain HTTP.
     pub tls: Option<Tls>,
+    /// Take clients' certificates from a header, on connections of `trusted_proxies` and on no others.
+    pub client_cert: Option<ClientCert>,
     /// Expect a PROXY protocol header (version 1 or 2) from trusted peers.
     pub proxy_protocol: Option<ProxyProtocol>,
     /// HTTP/2 without TLS, by prior knowledge. Default: false.
@@ -150,6 +153,38 @@ pub enum ClientAuthMode {
     Request,
     /// A client without a valid certificate fails the handshake.
     Require,
+}
+
+/// Client certificates that a trusted proxy hands on. The proxy has ended TLS and says with the header that the client has
+/// proven possession of the key; this gateway judges all else: chain, validity, revocation and names.
+///
+/// On a connection of a trusted proxy the header alone says who the client is. The certificate of that connection itself is the
+/// proxy's, and is asked for by `tls.client_auth`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClientCert {
+    /// The header. The proxy must replace what clients send under that name, or append to it.
+    pub from_header: CertificateHeader,
+    /// PEM bundle of the CAs that may issue client certificates.
+    pub ca: String,
+    /// PEM or DER revocation lists. A CA of the bundle without a list is not checked for revocation.
+    #[serde(default)]
+    pub crl: OneOrMany<String>,
+    /// Let such a certificate prove a token that is bound to it (`cnf`, RFC 8705): the proxy's word then stands for the
+    /// handshake. Default: false, such tokens are refused.
+    #[serde(default)]
+    pub bound_tokens: bool,
+}
+
+/// How a proxy writes a client's certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum CertificateHeader {
+    /// `Client-Cert`, and `Client-Cert-Chain` for the intermediate certificates (RFC 9440).
+    #[serde(rename = "client-cert")]
+    ClientCert,
+    /// Envoy's `X-Forwarded-Client-Cert`: `Cert` or `Chain` of its last element.
+    #[serde(rename = "x-forwarded-client-cert")]
+    Xfcc,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

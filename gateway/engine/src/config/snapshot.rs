@@ -7,6 +7,7 @@ use crate::chain::Chain;
 use crate::config::raw;
 use crate::decisions::Decisions;
 use crate::forwarded::TrustedProxies;
+use crate::forwarded_cert::ForwardedCertificates;
 use crate::http1::HeadLimits;
 use crate::listen::ListenerSettings;
 use crate::metrics::{ListenerMetrics, RouteMetrics};
@@ -49,6 +50,8 @@ pub struct ListenerPlan {
     pub head_limits: HeadLimits,
     pub body_limit: Option<u64>,
     pub driver: raw::Driver,
+    /// `None`: a client's certificate comes in the handshake.
+    pub forwarded: Option<ForwardedCertificates>,
     /// Runs before a route is chosen.
     pub chain: Chain,
     /// Finds an index into `routes`.

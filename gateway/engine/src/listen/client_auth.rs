@@ -6,8 +6,9 @@
 //! chain by the CAs and lists of the moment.
 
 use parking_lot::Mutex;
-use portcullis_identity::certificate::{ClientCas, Judgement};
-use portcullis_plugin::{CertificateStatus, reason};
+use portcullis_identity::certificate::{ClientCaError, ClientCas, Judgement, MOST_CHAIN_BYTES};
+use portcullis_plugin::units::OneOrMany;
+use portcullis_plugin::{CertificateStatus, ConfigError, Env, reason};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -16,10 +17,6 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-
-/// The most a client may send as its chain. It is kept for the connection's life and travels in session tickets; real
-/// chains have 2 to 6 KiB.
-const MAX_CHAIN_BYTES: usize = 32 << 10;
 
 /// The chain a client presented, leaf first, whose key it has proven to hold. Nothing else is known of it until it is
 /// judged.
@@ -45,7 +42,6 @@ impl ClientChain {
         let mut judged = self.judged.lock();
         if let Some(known) = &*judged
             && known.holds(cas, now)
-            && !has_ended(&known.status, now)
         {
             return known.status.clone();
         }
@@ -53,15 +49,38 @@ impl ClientChain {
     }
 }
 
-/// A judgement made in the very last second of a certificate may be kept for longer than that second.
-fn has_ended(status: &CertificateStatus, now: SystemTime) -> bool {
-    status.verified().is_some_and(|facts| now >= facts.not_after + Duration::from_secs(1))
-}
-
 impl fmt::Debug for ClientChain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientChain").field("certificates", &self.certificates.len()).finish_non_exhaustive()
     }
+}
+
+/// Reads a bundle of CAs and the lists that go with it, and gives what `make` makes of them, and the bundle's bytes. The
+/// error's path is `ca` or `crl`.
+///
+/// # Errors
+/// If a file cannot be read, or `make` cannot use one.
+pub fn read_cas<T>(
+    ca: &str,
+    crl: &OneOrMany<String>,
+    env: &Env,
+    make: impl FnOnce(&[u8], &[Vec<u8>]) -> Result<T, ClientCaError>,
+) -> Result<(T, Vec<u8>), ConfigError> {
+    let ca_pem = env.read(ca).map_err(|error| error.at("ca"))?;
+    // One list may be written without the brackets, and then it has no index.
+    let at_crl = |index: usize, error: ConfigError| match crl.len() {
+        1 => error.at("crl"),
+        _ => error.at(index).at("crl"),
+    };
+    let lists = crl.iter().enumerate().map(|(index, file)| env.read(file).map_err(|error| at_crl(index, error)));
+    let made = make(&ca_pem, &lists.collect::<Result<Vec<_>, _>>()?).map_err(|error| match &error {
+        ClientCaError::Crl(index, cause) => {
+            let file = crl.get(*index).map_or("the revocation list", String::as_str);
+            at_crl(*index, ConfigError::new(format!("{file} cannot be used: {cause}")))
+        }
+        _ => ConfigError::new(format!("{ca} cannot be used: {error}")).at("ca"),
+    })?;
+    Ok((made, ca_pem))
 }
 
 /// Lets every chain whose key is proven through; or, where a certificate is required, only one that verifies.
@@ -94,7 +113,7 @@ impl ClientCertVerifier for PossessionVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
         let bytes: usize = intermediates.iter().chain([end_entity]).map(|certificate| certificate.len()).sum();
-        if bytes > MAX_CHAIN_BYTES {
+        if bytes > MOST_CHAIN_BYTES {
             return Err(CertificateError::BadEncoding.into());
         }
         if let Some(cas) = &self.required {

@@ -4,10 +4,10 @@
 //! under another. 0-RTT data is never accepted: it can be replayed.
 
 use super::certificates::{self, OwnCertificate};
-use super::client_auth::{ClientChain, PossessionVerifier};
+use super::client_auth::{self, ClientChain, PossessionVerifier};
 use super::names::NameMap;
 use crate::config::raw;
-use portcullis_identity::certificate::{ClientCaError, ClientCas};
+use portcullis_identity::certificate::ClientCas;
 use portcullis_plugin::{CertificateStatus, ConfigError, Env, TlsFacts};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{NoClientAuth, ProducesTickets, ServerConnection};
@@ -135,21 +135,8 @@ impl TlsSettings {
 impl ClientAuth {
     fn compile(raw: raw::ClientAuth, env: &Env) -> Result<Self, ConfigError> {
         let raw::ClientAuth { ca, crl, mode } = raw;
-        let ca_pem = env.read(&ca).map_err(|error| error.at("ca"))?;
-        // One list may be written without the brackets, and then it has no index.
-        let at_crl = |index: usize, error: ConfigError| match crl.len() {
-            1 => error.at("crl"),
-            _ => error.at(index).at("crl"),
-        };
-        let lists = crl.iter().enumerate().map(|(index, file)| env.read(file).map_err(|error| at_crl(index, error)));
-        let cas = ClientCas::new(&ca_pem, &lists.collect::<Result<Vec<_>, _>>()?).map_err(|error| match &error {
-            ClientCaError::Crl(index, cause) => {
-                let file = crl.get(*index).map_or("the revocation list", String::as_str);
-                at_crl(*index, ConfigError::new(format!("{file} cannot be used: {cause}")))
-            }
-            _ => ConfigError::new(format!("{ca} cannot be used: {error}")).at("ca"),
-        })?;
-        Ok(Self { cas: Arc::new(cas), required: mode == raw::ClientAuthMode::Require, source: ca_pem })
+        let (cas, source) = client_auth::read_cas(&ca, &crl, env, ClientCas::new)?;
+        Ok(Self { cas: Arc::new(cas), required: mode == raw::ClientAuthMode::Require, source })
     }
 }
 

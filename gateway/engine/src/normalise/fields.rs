@@ -231,7 +231,7 @@ impl Survey {
             None if self.nominated.len() >= MOST_NOMINATED => {
                 Err(Refusal::ambiguous(format!("at most {MOST_NOMINATED} fields that `Connection` nominates"), "more"))
             }
-            None if !carries_content(option) => {
+            None if !carries_content(option) && !carries_a_certificate(option) => {
                 self.nominated.push(String::from_utf8_lossy(option).to_ascii_lowercase());
                 Ok(())
             }
@@ -326,6 +326,12 @@ fn is_connection_specific(name: &str) -> bool {
 
 fn carries_content(name: &[u8]) -> bool {
     name.get(..8).is_some_and(|start| start.eq_ignore_ascii_case(b"content-") || start.eq_ignore_ascii_case(b"content_"))
+}
+
+/// `X-Forwarded-Client-Cert` is among the known.
+fn carries_a_certificate(name: &[u8]) -> bool {
+    let fold = |b: &u8| if b.is_ascii_alphanumeric() { b.to_ascii_lowercase() } else { b'-' };
+    [&b"client-cert"[..], b"client-cert-chain"].into_iter().any(|known| name.iter().map(fold).eq(known.iter().copied()))
 }
 
 /// The elements of a comma-separated list (RFC 9110, section 5.6.1), without empty ones.

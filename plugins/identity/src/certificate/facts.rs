@@ -44,6 +44,7 @@ pub fn facts_from_der(der: &[u8]) -> Result<CertificateFacts, ClientCaError> {
         not_before: system_time(validity.not_before.timestamp()).ok_or_else(out_of_range)?,
         not_after: system_time(validity.not_after.timestamp()).ok_or_else(out_of_range)?,
         der: der.into(),
+        chain: Vec::new(),
     })
 }
 

@@ -6,11 +6,17 @@
 //! Revocation: a CA of the bundle that has a list is checked against it, one without is not. A list that is past its
 //! `nextUpdate` says nothing any more, so certificates of its CA are refused (`cert.untrusted`) until it is renewed.
 //! Where one CA has several lists, a certificate must be on none of them.
+//!
+//! A certificate that a trusted proxy handed on in a header ([`forwarded`]) is judged by the same code; its refusals have
+//! reasons of their own, which say where it came from.
 
 mod distinguished_name;
 mod facts;
+pub mod forwarded;
+mod xfcc;
 
 pub use facts::facts_from_der;
+pub use forwarded::{CertificateHeader, ForwardedCas};
 
 use crate::jose::safe;
 use distinguished_name::rfc4514;
@@ -30,6 +36,9 @@ use x509_parser::revocation_list::CertificateRevocationList;
 
 /// Longer chains are not looked at.
 const LONGEST_CHAIN: usize = 10;
+/// The most a chain may have in DER, whoever sends it. It is kept for a connection's life and travels in session tickets;
+/// real chains have 2 to 6 KiB.
+pub const MOST_CHAIN_BYTES: usize = 32 << 10;
 /// A judgement holds no longer than this, so that whatever ends it in the meantime (a list, an intermediate) takes
 /// effect soon.
 const LONGEST_JUDGEMENT: Duration = Duration::from_secs(60);
@@ -42,7 +51,35 @@ pub struct ClientCas {
     /// When the first of the lists ends that have not yet ended.
     list_ends: Vec<SystemTime>,
     generation: u64,
+    words: &'static Words,
 }
+
+/// How refusals speak of where certificates come from.
+struct Words {
+    /// The key of the listener's configuration that has the CAs.
+    key: &'static str,
+    /// Who has to send the intermediate certificates.
+    sender: &'static str,
+    untrusted: ReasonCode,
+    expired: ReasonCode,
+    revoked: ReasonCode,
+}
+
+const HANDSHAKE: &Words = &Words {
+    key: "client_auth",
+    sender: "the client",
+    untrusted: reason::CERT_UNTRUSTED,
+    expired: reason::CERT_EXPIRED,
+    revoked: reason::CERT_REVOKED,
+};
+
+const FORWARDED: &Words = &Words {
+    key: "client_cert",
+    sender: "the proxy",
+    untrusted: reason::CERT_FORWARDED_UNTRUSTED,
+    expired: reason::CERT_FORWARDED_EXPIRED,
+    revoked: reason::CERT_FORWARDED_REVOKED,
+};
 
 /// Why a bundle or a list cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -72,7 +109,12 @@ pub struct Judgement {
 impl Judgement {
     /// Whether it is still what `cas` would say at `now`. If not, judge again.
     pub fn holds(&self, cas: &ClientCas, now: SystemTime) -> bool {
-        self.generation == cas.generation && self.from <= now && now < self.until
+        self.generation == cas.generation && self.from <= now && now < self.until && !self.has_ended(now)
+    }
+
+    /// A judgement made in the very last second of a certificate may be kept for longer than that second.
+    fn has_ended(&self, now: SystemTime) -> bool {
+        self.status.verified().is_some_and(|facts| now >= facts.not_after + Duration::from_secs(1))
     }
 }
 
@@ -82,6 +124,10 @@ impl ClientCas {
     /// # Errors
     /// If any part cannot be read: half a bundle would trust others than meant, half a list would trust the revoked.
     pub fn new(ca_pem: &[u8], crls: &[Vec<u8>]) -> Result<Self, ClientCaError> {
+        Self::speaking(HANDSHAKE, ca_pem, crls)
+    }
+
+    fn speaking(words: &'static Words, ca_pem: &[u8], crls: &[Vec<u8>]) -> Result<Self, ClientCaError> {
         let roots = Arc::new(read_roots(ca_pem)?);
         let subjects = roots.subjects();
         let mut layers: Vec<Vec<(Vec<u8>, CertificateRevocationListDer<'static>)>> = vec![Vec::new()];
@@ -113,7 +159,7 @@ impl ClientCas {
             .collect::<Result<Vec<_>, _>>()?;
         static GENERATION: AtomicU64 = AtomicU64::new(1);
         let generation = GENERATION.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { verifiers, subjects, list_ends, generation })
+        Ok(Self { verifiers, subjects, list_ends, generation, words })
     }
 
     /// Different for every set of CAs and lists ever read by this process.
@@ -133,19 +179,20 @@ impl ClientCas {
         let refuse = |refusal: CertificateRefusal| CertificateStatus::Refused(Arc::new(refusal));
         if chain.len() > LONGEST_CHAIN {
             let observed = format!("{} certificates", chain.len());
-            return refuse(untrusted(format!("at most {LONGEST_CHAIN} certificates"), observed, None));
+            return refuse(self.words.untrusted(format!("at most {LONGEST_CHAIN} certificates"), observed));
         }
         // The facts come before the chain only so that a refusal can name the certificate.
-        let facts = match facts_from_der(leaf) {
+        let mut facts = match facts_from_der(leaf) {
             Ok(facts) => facts,
-            Err(error) => return refuse(untrusted("a certificate".into(), error.to_string(), None)),
+            Err(error) => return refuse(self.words.untrusted("a certificate".into(), error.to_string())),
         };
         let time = UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap_or_default());
         for verifier in &self.verifiers {
             if let Err(error) = verifier.verify_client_cert(leaf, intermediates, time) {
-                return refuse(refusal(&error, &facts, now));
+                return refuse(refusal(self.words, &error, &facts, now));
             }
         }
+        facts.chain = intermediates.iter().map(|certificate| Arc::from(certificate.as_ref())).collect();
         CertificateStatus::Verified(Arc::new(facts))
     }
 
@@ -203,12 +250,18 @@ fn list_facts(index: usize, list: &CertificateRevocationListDer<'_>) -> Result<L
     Ok(ListFacts { issuer: parsed.issuer().as_raw().to_vec(), ends })
 }
 
-fn untrusted(expected: String, observed: String, hint: Option<&str>) -> CertificateRefusal {
-    CertificateRefusal { reason: reason::CERT_UNTRUSTED, expected, observed, hint: hint.map(str::to_owned) }
+impl Words {
+    fn untrusted(&self, expected: String, observed: String) -> CertificateRefusal {
+        CertificateRefusal { reason: self.untrusted, expected, observed, hint: None }
+    }
+
+    fn chain(&self) -> String {
+        format!("a chain to a CA of `{}.ca`", self.key)
+    }
 }
 
 /// What webpki says, in the words of this gateway.
-fn refusal(error: &rustls::Error, facts: &CertificateFacts, now: SystemTime) -> CertificateRefusal {
+fn refusal(words: &Words, error: &rustls::Error, facts: &CertificateFacts, now: SystemTime) -> CertificateRefusal {
     let time = |time: SystemTime| humantime::format_rfc3339_seconds(time).to_string();
     let make = |reason: ReasonCode, expected: &str, observed: String, hint: &str| CertificateRefusal {
         reason,
@@ -216,16 +269,17 @@ fn refusal(error: &rustls::Error, facts: &CertificateFacts, now: SystemTime) -> 
         observed,
         hint: Some(hint.to_owned()),
     };
+    let Words { key, sender, untrusted, expired, revoked } = *words;
     let issuer = || format!("issued by {}", safe(&facts.issuer));
     let rustls::Error::InvalidCertificate(error) = error else {
         return match error {
             rustls::Error::InvalidCertRevocationList(_) => make(
-                reason::CERT_UNTRUSTED,
+                untrusted,
                 "a revocation list signed by its CA",
                 issuer(),
                 "the list of `crl` is not signed by the CA that it names, or that CA may not sign lists",
             ),
-            _ => untrusted("a chain to a CA of `client_auth.ca`".into(), issuer(), None),
+            _ => words.untrusted(words.chain(), issuer()),
         };
     };
     match error {
@@ -235,7 +289,7 @@ fn refusal(error: &rustls::Error, facts: &CertificateFacts, now: SystemTime) -> 
             } else {
                 "a certificate of its chain has expired".to_owned()
             };
-            make(reason::CERT_EXPIRED, &format!("valid at {}", time(now)), observed, "renew the certificate, or check the clocks")
+            make(expired, &format!("valid at {}", time(now)), observed, "renew the certificate, or check the clocks")
         }
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             let observed = if now < facts.not_before {
@@ -243,41 +297,41 @@ fn refusal(error: &rustls::Error, facts: &CertificateFacts, now: SystemTime) -> 
             } else {
                 "a certificate of its chain is not yet valid".to_owned()
             };
-            make(reason::CERT_EXPIRED, &format!("valid at {}", time(now)), observed, "check the clocks")
+            make(expired, &format!("valid at {}", time(now)), observed, "check the clocks")
         }
         CertificateError::Revoked => {
             let observed = format!("serial {}, {}, or a CA above it, is revoked", facts.serial, issuer());
-            make(reason::CERT_REVOKED, "not on the CA's revocation list", observed, "issue a new certificate")
+            make(revoked, "not on the CA's revocation list", observed, "issue a new certificate")
         }
         CertificateError::ExpiredRevocationList | CertificateError::ExpiredRevocationListContext { .. } => make(
-            reason::CERT_UNTRUSTED,
+            untrusted,
             "a current revocation list",
             "the CA's list is past its nextUpdate".to_owned(),
-            "renew the file named in `client_auth.crl`: until then it cannot be known who is revoked",
+            &format!("renew the file named in `{key}.crl`: until then it cannot be known who is revoked"),
         ),
         CertificateError::UnknownIssuer => make(
-            reason::CERT_UNTRUSTED,
-            "a chain to a CA of `client_auth.ca`",
+            untrusted,
+            &words.chain(),
             issuer(),
-            "add its CA to the bundle if it is to be trusted; if the CA is there, the client must send the intermediate certificates",
+            &format!(
+                "add its CA to the bundle if it is to be trusted; if the CA is there, {sender} must send the intermediate certificates"
+            ),
         ),
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => make(
-            reason::CERT_UNTRUSTED,
+            untrusted,
             "extended key usage clientAuth",
             "a certificate for other uses, probably a server's".to_owned(),
             "issue a certificate with extended key usage clientAuth",
         ),
         CertificateError::BadSignature => make(
-            reason::CERT_UNTRUSTED,
-            "a chain to a CA of `client_auth.ca`",
+            untrusted,
+            &words.chain(),
             format!("{}, but not signed with that CA's key", issuer()),
             "another CA of the same name issued it, or the CA has a new key that the bundle does not have",
         ),
-        other => untrusted(
-            "a valid chain to a CA of `client_auth.ca`".into(),
-            format!("{}: {}", issuer(), safe(&other.to_string())),
-            None,
-        ),
+        other => {
+            words.untrusted(format!("a valid chain to a CA of `{key}.ca`"), format!("{}: {}", issuer(), safe(&other.to_string())))
+        }
     }
 }
 

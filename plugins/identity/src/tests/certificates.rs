@@ -1,9 +1,10 @@
 //! Client certificates, good and not, against CAs made here.
 
 use super::now;
-use crate::certificate::{ClientCaError, ClientCas, facts_from_der};
-use portcullis_plugin::CertificateStatus;
+use crate::certificate::{CertificateHeader, ClientCaError, ClientCas, ForwardedCas, facts_from_der};
+use base64::Engine;
 use portcullis_plugin::reason::{self, ReasonCode};
+use portcullis_plugin::{CertificateStatus, Headers};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationList, CertificateRevocationListParams, CustomExtension,
     DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
@@ -288,4 +289,69 @@ fn a_judgement_holds_for_a_while_and_for_its_cas_only() {
     let with_list = root.trusted_with(&[&root.list(&[], day(0) + time::Duration::seconds(30))]);
     let judgement = with_list.judgement(&[root.leaf(|_| {})], now());
     assert!(judgement.holds(&with_list, after(29)) && !judgement.holds(&with_list, after(30)));
+}
+
+#[test]
+fn a_certificate_in_a_header_is_judged_anew_when_its_time_has_come() {
+    let root = Ca::root("Clients");
+    let middle = root.intermediate("Middle");
+    let leaf = middle.leaf(|params| params.not_after = day(1));
+    let cas = ForwardedCas::new(CertificateHeader::ClientCert, root.pem.as_bytes(), &[]).unwrap();
+    let item = |der: &CertificateDer<'_>| format!(":{}:", base64::engine::general_purpose::STANDARD.encode(der));
+    let mut headers = Headers::new();
+    headers.append("Client-Cert", item(&leaf)).unwrap();
+    let reason = |headers: &Headers, days: i64| match cas.judge(headers, std::time::SystemTime::from(day(days))) {
+        CertificateStatus::Verified(facts) => {
+            assert_eq!((facts.der.as_ref(), facts.chain.len()), (leaf.as_ref(), 1));
+            None
+        }
+        CertificateStatus::Missing => panic!("missing"),
+        CertificateStatus::Refused(refusal) => Some(refusal.reason),
+    };
+    assert_eq!(reason(&headers, 0), Some(reason::CERT_FORWARDED_UNTRUSTED), "without the intermediate");
+    headers.append("client-cert-chain", item(&middle.der)).unwrap();
+    for (days, expected) in [(0, None), (0, None), (2, Some(reason::CERT_FORWARDED_EXPIRED)), (0, None)] {
+        assert_eq!(reason(&headers, days), expected, "{days}");
+    }
+    headers.append("Client-Cert", item(&leaf)).unwrap();
+    assert_eq!(reason(&headers, 0), Some(reason::CERT_FORWARDED_INVALID));
+    assert!(matches!(cas.judge(&Headers::new(), now()), CertificateStatus::Missing));
+}
+
+/// One header for all cases: a key takes its time.
+fn forwarded() -> &'static (ForwardedCas, String, Vec<u8>) {
+    static ONE: std::sync::OnceLock<(ForwardedCas, String, Vec<u8>)> = std::sync::OnceLock::new();
+    ONE.get_or_init(|| {
+        let root = Ca::root("Clients");
+        let leaf = root.leaf(|_| {});
+        let base64 = base64::engine::general_purpose::STANDARD.encode(&leaf).replace('+', "%2B").replace('=', "%3D");
+        let pem = format!("-----BEGIN%20CERTIFICATE-----%0A{base64}%0A-----END%20CERTIFICATE-----%0A");
+        let header = format!("By=x,Hash=0;Cert=forged,By=spiffe://proxy;Cert=\"{pem}\";Subject=\"CN=a,O=\\\"b\\\"\";DNS=a");
+        (ForwardedCas::new(CertificateHeader::Xfcc, root.pem.as_bytes(), &[]).unwrap(), header, leaf.to_vec())
+    })
+}
+
+proptest::proptest! {
+    /// Whatever happens to a header on its way: it is the proxy's certificate, or none.
+    #[test]
+    fn no_damage_makes_another_certificate_of_a_header(
+        at in proptest::prelude::any::<proptest::sample::Index>(),
+        cut in 0_usize..4,
+        put in "[\",;=%\\\\ -~]{0,6}",
+    ) {
+        let (cas, header, leaf) = forwarded();
+        let at = at.index(header.len());
+        let end = (at + cut).min(header.len());
+        let damaged = format!("{}{put}{}", &header[..at], &header[end..]);
+        let mut headers = Headers::new();
+        headers.append("X-Forwarded-Client-Cert", &damaged).unwrap();
+        match cas.judge(&headers, now()) {
+            CertificateStatus::Verified(facts) => proptest::prop_assert_eq!(&*facts.der, leaf.as_slice()),
+            CertificateStatus::Refused(refusal) => {
+                proptest::prop_assert!(refusal.reason.as_str().starts_with("cert.forwarded."));
+                proptest::prop_assert!(!refusal.observed.contains("forged"));
+            }
+            CertificateStatus::Missing => proptest::prop_assert!(false, "there is a header"),
+        }
+    }
 }

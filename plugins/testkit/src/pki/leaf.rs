@@ -135,6 +135,7 @@ impl Leaf<'_> {
             not_before: whole_seconds(self.valid.0).into(),
             not_after: whole_seconds(self.valid.1).into(),
             der: der.into(),
+            chain: self.authority.chain.iter().map(|certificate| certificate.as_ref().into()).collect(),
         }
     }
 }

@@ -115,6 +115,10 @@ async fn again(inspection: &Inspection, line: &Line) -> Outcome {
         Err(cause) => return cannot_tell(cause),
     };
     let found = Arc::new(Mutex::new(Found::default()));
+    // Where certificates come in a header, that of the connection may be the proxy's own.
+    let forwards = inspection.snapshot().listener(&line.listener).is_some_and(|plan| plan.forwarded.is_some());
+    let was_caller = line.principal.as_ref().is_some_and(|principal| principal.method == "certificate");
+    let of_connection = line.tls.as_ref().is_some_and(|tls| tls.client_cert_sha256.is_some());
     let known = Then {
         refused: line.refused_for(),
         principal: line.principal.as_ref().map(|principal| Who {
@@ -122,7 +126,7 @@ async fn again(inspection: &Inspection, line: &Line) -> Outcome {
             subject: principal.sub.clone(),
             issuer: principal.issuer.clone(),
         }),
-        certificate: line.tls.as_ref().is_some_and(|tls| tls.client_cert_sha256.is_some()),
+        certificate: was_caller || (of_connection && !forwards),
         found: Arc::clone(&found),
     };
     let explanation = match rehearse(inspection.snapshot(), &query, |exchange| exchange.insert_extension(known)).await {

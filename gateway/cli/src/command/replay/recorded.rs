@@ -20,7 +20,7 @@ pub struct Then {
     /// The verdict was `deny`, for this.
     pub refused: Option<ReasonCode>,
     pub principal: Option<Who>,
-    /// A verified client certificate came with the request.
+    /// A verified certificate of the client came with the request.
     pub certificate: bool,
     pub found: Arc<Mutex<Found>>,
 }

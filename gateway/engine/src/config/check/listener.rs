@@ -15,7 +15,18 @@ const MAX_HEADER_BYTES: u64 = 1_000 << 10;
 const MIN_HEADER_BYTES: u64 = 1024;
 
 pub(super) fn check_listener(listener: &raw::Listener, findings: &mut Findings) {
-    let raw::Listener { name: _, address: _, tls, proxy_protocol, h2c, driver: _, filters: _, limits, normalise: _ } = listener;
+    let raw::Listener {
+        name: _,
+        address: _,
+        tls,
+        client_cert: _,
+        proxy_protocol,
+        h2c,
+        driver: _,
+        filters: _,
+        limits,
+        normalise: _,
+    } = listener;
     if let Some(tls) = tls {
         if *h2c {
             findings.refuse(
@@ -38,6 +49,21 @@ pub(super) fn check_listener(listener: &raw::Listener, findings: &mut Findings) 
         });
     }
     findings.within("limits", |findings| check_limits(limits, findings));
+}
+
+pub(super) fn check_client_cert(client_cert: Option<&raw::ClientCert>, nobody_trusted: bool, findings: &mut Findings) {
+    let Some(raw::ClientCert { from_header: _, ca, crl, bound_tokens: _ }) = client_cert else { return };
+    if nobody_trusted {
+        findings.refuse(
+            "client_cert",
+            "no proxy is trusted, so no certificate would be taken from the header",
+            "list the networks of the proxies in front in `trusted_proxies`",
+        );
+    }
+    findings.within("client_cert", |findings| {
+        not_empty("ca", ca, findings);
+        crl.iter().for_each(|crl| not_empty("crl", crl, findings));
+    });
 }
 
 fn check_tls(tls: &raw::Tls, findings: &mut Findings) {

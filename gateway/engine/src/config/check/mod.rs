@@ -20,7 +20,7 @@ pub fn check(raw: &Config, findings: &mut Findings) {
         include: _,
         listeners,
         admin,
-        trusted_proxies: _,
+        trusted_proxies,
         access_log,
         audit_log: _,
         issuers,
@@ -37,7 +37,10 @@ pub fn check(raw: &Config, findings: &mut Findings) {
     findings.within("listeners", |findings| {
         unique_names(listeners.iter().map(|listener| listener.name.as_str()), "listener", findings);
         for (index, listener) in listeners.iter().enumerate() {
-            findings.within(index, |findings| listener::check_listener(listener, findings));
+            findings.within(index, |findings| {
+                listener::check_listener(listener, findings);
+                listener::check_client_cert(listener.client_cert.as_ref(), trusted_proxies.is_empty(), findings);
+            });
         }
     });
     listener::check_addresses(listeners, admin.as_ref(), findings);
