@@ -9,7 +9,7 @@
 //! - `claims`: each check of what a token says, and `hints`: what probably went wrong
 //! - [`binding`] and [`dpop`]: tokens that only their sender may use (RFC 8705, RFC 9449)
 //! - `store`: an issuer's keys, when to ask for them again, and how old they may be; on top of `fetch` (the one HTTP
-//!   client), `discovery`, `jwks` and `keyset` (what was answered), `keyfile` (for a restart), and `pace` (budgets and
+//!   client of issuers, by the rules of [`outbound`]), `discovery`, `jwks` and `keyset` (what was answered), `keyfile` (for a restart), and `pace` (budgets and
 //!   back-off)
 //! - `introspection`: asking the issuer about a token, and `opaque`: the verdict on its answer
 //! - [`verify`]: the verdict on a token, with the cache of verified ones, and `guesses`: whose they probably are
@@ -43,6 +43,7 @@ mod keyfile;
 mod keyset;
 mod mapping;
 mod opaque;
+pub mod outbound;
 mod pace;
 mod settings;
 mod store;
