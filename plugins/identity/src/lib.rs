@@ -13,6 +13,7 @@
 //!   back-off)
 //! - `introspection`: asking the issuer about a token, and `opaque`: the verdict on its answer
 //! - [`verify`]: the verdict on a token, with the cache of verified ones, and `guesses`: whose they probably are
+//! - [`revocation`]: tokens that are refused because somebody said so
 //! - `mapping`: from claims to a principal
 //! - [`certificate`]: the verdict on a client certificate, with the names in it as RFC 4514 writes them
 //!
@@ -45,6 +46,7 @@ mod mapping;
 mod opaque;
 pub mod outbound;
 mod pace;
+pub mod revocation;
 mod settings;
 mod store;
 mod tenants;
@@ -59,4 +61,5 @@ pub use binding::Binding;
 pub use config::{ClaimPaths, IntrospectionConfig, IssuerConfig, IssuerKind, TokenType};
 pub use issuers::{Issuer, Issuers};
 pub use mapping::groups_unknown;
+pub use revocation::{NotRevoked, Revocations, Revoked};
 pub use verify::{Obtained, Verification, VerifiedToken};
