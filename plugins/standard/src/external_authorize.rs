@@ -99,6 +99,7 @@ pub struct Config {
     /// Fields of a 401 or 403 that the client gets, such as `www-authenticate`. Default: none.
     #[serde(default)]
     pub deny_headers: OneOrMany<String>,
+    /// What becomes of a request when there is no answer. Default: `deny`.
     #[serde(default)]
     pub on_failure: OnFailure,
     /// Questions at the same time, 1 to 10000: one more is a failure at once. Default: 100.
