@@ -33,12 +33,13 @@
 //!
 //! Nothing is asked by `explain`, `test` and `replay`: they say that nobody was.
 
-use crate::bearer::VerifiedToken;
+use crate::bearer::{Challenge, TokenScheme, VerifiedToken};
 use crate::external_service::{Answer, Failure, MOST_HEAD, Service};
 use crate::header_rules::{RESERVED, check_name, folded, is_look_alike, is_one_of};
 use crate::identity_headers::encode_into;
 use crate::text::given;
 use bytes::Bytes;
+use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http_body_util::Full;
 use portcullis_identity::outbound::{self, Trust};
@@ -96,7 +97,7 @@ pub struct Config {
     /// Fields of an allowing answer that the upstream gets. A client's own are always removed. Default: none.
     #[serde(default)]
     pub response_headers: OneOrMany<String>,
-    /// Fields of a 401 or 403 that the client gets, such as `www-authenticate`. Default: none.
+    /// Fields of a 401 or 403 that the client gets, such as `www-authenticate`; a 401 without one says `Bearer`. Default: none.
     #[serde(default)]
     pub deny_headers: OneOrMany<String>,
     /// What becomes of a request when there is no answer. Default: `deny`.
@@ -363,6 +364,12 @@ impl Rules {
                     for value in fields.get_all(name) {
                         denial = denial.header(name.as_str(), value.as_bytes());
                     }
+                }
+                if status == StatusCode::UNAUTHORIZED && !denial.headers().contains("www-authenticate") {
+                    // RFC 9110, section 15.5.2: a 401 has a challenge.
+                    let (scheme, realm) = (TokenScheme::Bearer, request.host());
+                    let challenge = Challenge { scheme, realm, error: None, scope: None, algs: None };
+                    denial = denial.header("www-authenticate", challenge.to_string());
                 }
                 Verdict::Deny(denial)
             }

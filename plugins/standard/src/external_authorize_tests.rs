@@ -158,6 +158,15 @@ async fn a_refusal_keeps_its_status_and_the_client_gets_only_named_fields() {
 }
 
 #[tokio::test]
+async fn a_401_has_a_challenge_also_if_none_is_handed_on() {
+    let service = service(Answer::new(401).header("www-authenticate", "Negotiate")).await;
+    let outcome = ask(&filter(&service, ""), get()).await;
+    let Verdict::Deny(denial) = &outcome.verdict else { panic!("it passed") };
+    let challenges: Vec<&[u8]> = denial.headers().get_all("www-authenticate").collect();
+    assert_eq!(challenges, [&b"Bearer realm=\"api.example.test\""[..]]);
+}
+
+#[tokio::test]
 async fn whatever_is_not_an_answer_lets_nobody_pass() {
     let elsewhere = service(Answer::new(200)).await;
     let location = format!("http://{}/allowed", elsewhere.address());
