@@ -106,7 +106,7 @@ reasons! {
     DPOP_REPLAY = "dpop.replay", 401, "The DPoP proof was used before.", "The client makes a new proof for each request, retries included; else somebody repeats what they have overheard.";
     DPOP_REPLAY_FULL = "dpop.replay.full", 503, "There is no room to remember another DPoP proof, so a replay of it could not be told.", "Lower `max_age` of `binding.dpop`, add replicas, and look for a client that makes proofs without end.";
     TOKEN_INACTIVE = "token.inactive", 401, "The issuer says the token is no longer active.", "Obtain a new token.";
-    TOKEN_REVOKED = "token.revoked", 401, "This gateway was told that the token is revoked.", "Obtain a new token; the audit log has who was told what as `token.revoked`.";
+    TOKEN_REVOKED = "token.revoked", 401, "This gateway was told that the token is revoked.", "Obtain a new token. The audit log has the revocation as a record `token.revoked`.";
     API_KEY_MISSING = "api_key.missing", 401, "No API key was sent.", "Send the key where `expected` says.";
     API_KEY_UNKNOWN = "api_key.unknown", 401, "What was sent is not one API key that is known here.", "Look at `observed`; check that the key's hash is in the file of the route's api_key filter.";
     API_KEY_EXPIRED = "api_key.expired", 401, "The API key is known, but past its `expires`.", "Issue a new key.";

@@ -14,6 +14,7 @@ use parking_lot::{Mutex, RwLock};
 use portcullis_plugin::{ConfigError, Env};
 use prometheus::{IntCounter, IntGauge};
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -24,12 +25,22 @@ const AFTER_THE_END: Duration = Duration::from_secs(1800);
 const LATEST: f64 = 253_402_300_799.0;
 
 /// What somebody says is revoked.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub enum Revoked<'a> {
     /// A token as clients send it.
     Token(&'a str),
     /// The token of this issuer with this id, and when it ends, in seconds since 1970, if that is known.
     Id { issuer: &'a str, jti: &'a str, exp: Option<u64> },
+}
+
+impl fmt::Debug for Revoked<'_> {
+    /// Without the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Token(_) => f.write_str("Token(..)"),
+            Self::Id { issuer, jti, .. } => write!(f, "Id({issuer:?}, {jti:?})"),
+        }
+    }
 }
 
 /// What became of it.

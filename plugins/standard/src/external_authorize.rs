@@ -192,6 +192,12 @@ impl Build for ExternalAuthorize {
         let taken = names("response_headers", &response_headers.0, |name| {
             is_one_of(&folded(name), RESERVED).then_some("it has another meaning: choose a name of your own, such as x-plan")
         })?;
+        if let Some(at) = sent.iter().position(|name| taken.iter().any(|taken| is_look_alike(name.as_str(), taken.as_str()))) {
+            return Err(ConfigError::new(format!("`{}` is in `response_headers` too", sent[at]))
+                .help("a client's own is always removed, so there would be nothing to tell")
+                .at(at)
+                .at("request_headers"));
+        }
         let handed_on = names("deny_headers", &deny_headers.0, |name| match &*folded(name) {
             "x-decision-id" => Some("the gateway itself sets it on every response"),
             "content-type" | "content-encoding" | "content-range" => Some("the answer's body is not handed on"),

@@ -357,6 +357,7 @@ fn what_would_be_unsafe_or_without_effect_is_refused_when_the_configuration_is_r
         (format!("{{ {url}, request_headers: [X_Forwarded_Uri] }}"), "request_headers[0]: ", "the gateway itself"),
         (format!("{{ {url}, request_headers: [x-principal-subject] }}"), "request_headers[0]: ", "the gateway itself"),
         (format!("{{ {url}, request_headers: [x-a, X_A] }}"), "request_headers[1]: ", "named twice"),
+        (format!("{{ {url}, request_headers: [x-a, x-b], response_headers: [X_B] }}"), "request_headers[1]: ", "nothing to tell"),
         (format!("{{ {url}, response_headers: [authorization] }}"), "response_headers[0]: ", "another meaning"),
         (format!("{{ {url}, response_headers: [X_Forwarded_For] }}"), "response_headers[0]: ", "another meaning"),
         (format!("{{ {url}, response_headers: [\"a b\"] }}"), "response_headers[0]: ", "not a header name"),
