@@ -472,7 +472,7 @@ impl Issuer {
 fn revoked(what: &str, until: SystemTime, exchange: &mut Exchange) -> ReasonCode {
     exchange.check("revoked", reason::TOKEN_REVOKED, false, || {
         let until = humantime::format_rfc3339_seconds(until);
-        Finding::new("a token that is not revoked", format!("this gateway was told that {what} is"))
+        Finding::new("a token that is not revoked", format!("this gateway was told that {what} is revoked"))
             .hint(format!("the client obtains a new one; this one is refused until {until}"))
     });
     reason::TOKEN_REVOKED
