@@ -4,11 +4,11 @@ use crate::stage::assert_refusal;
 use crate::support::{Edge, Setup, edge};
 use portcullis::config::inspect::inspect;
 use portcullis::explain::{Query, explain};
-use portcullis_testkit::{Answer, Behaviour, Client, Pki, Response, Upstream};
+use portcullis_testkit::{Answer, Behaviour, Client, Http2Client, Pki, Response, Upstream, until};
 use std::time::SystemTime;
 
 const CONFIG: &str = r#"
-listeners: [{ name: http, address: 127.0.0.1:0 }]
+listeners: [{ name: http, address: 127.0.0.1:0, h2c: true }]
 admin: { address: 127.0.0.1:0 }
 access_log: { path: access.jsonl }
 pools:
@@ -168,6 +168,29 @@ async fn a_thousand_requests_ask_no_more_than_allowed_at_the_same_time() {
     service.behave(Answer::new(200));
     service.come_back().unwrap();
     assert_eq!(get(&gateway, "/asked", &[]).await.0.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_resets_its_stream_ends_its_question() {
+    let service = service(Behaviour::Hang).await;
+    let upstream = Upstream::start().await.unwrap();
+    let gateway = setup(&service, &upstream).start().await;
+    let address = gateway.address();
+    // One resets its stream, one ends its connection.
+    for (asked, ends) in [(1, false), (2, true)] {
+        let mut client = Http2Client::connect(address).await.unwrap();
+        tokio::select! {
+            response = client.get("api.example.test", "/asked", &[]) => panic!("answered with {}", response.unwrap().status),
+            recorded = service.wait_for(asked) => assert_eq!(recorded.unwrap().len() as u64, asked),
+        }
+        let kept = (!ends).then_some(client);
+        until("the question to end", || service.open_connections() == 0).await.unwrap();
+        gateway.logged("the one that has gone", |line| line["reason"] == "client.gone" && line["route"] == "asked").await;
+        drop(kept);
+    }
+    let gone = || gateway.log().iter().filter(|line| line["reason"] == "client.gone").count();
+    until("both in the log", || gone() == 2).await.unwrap();
+    assert_eq!(upstream.count(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -101,7 +101,12 @@ impl ProxyHttp for Driver {
         let inbound = match context.inbound.take() {
             Some(inbound) => *inbound,
             None => match read_http2(session) {
-                Ok(stream) => stream.judge().await,
+                Ok(stream) => tokio::select! {
+                    biased;
+                    inbound = stream.judge() => inbound,
+                    // What a filter waits for, it waits for on behalf of nobody. Letting go of the request logs that.
+                    () = is_reset(session) => return Error::e_explain(DECIDED, "the client has reset the stream"),
+                },
                 Err(reply) => {
                     write(session, &ResponseHead::new(reply.status, reply.headers), reply.body).await?;
                     return Ok(true);
@@ -542,6 +547,15 @@ impl Received {
         let Self { client, watch, snapshot, plan, request, framing } = self;
         plan.metrics.pingora.inc();
         Inbound { judged: judge(&client, snapshot, plan, request, framing).await, watch: Some(watch) }
+    }
+}
+
+/// Ends when the client resets its stream, or the connection ends. Over HTTP/1 nothing tells a client that has gone from one that
+/// has sent its request and waits.
+async fn is_reset(session: &mut Session) {
+    match session.as_downstream_mut() {
+        ServerSession::H2(stream) => drop(stream.idle().await),
+        _ => std::future::pending().await,
     }
 }
 
