@@ -113,7 +113,8 @@ fn twenty_fields(bencher: Bencher) {
 
 #[divan::bench]
 fn chain(bencher: Bencher) {
-    let filters = "{ ip_allow: { allow: [127.0.0.0/8] } }, { oidc: { issuer: main } }, { identity_headers: { headers: { x-user: sub } } }";
+    let filters =
+        "{ ip_allow: { allow: [127.0.0.0/8] } }, { oidc: { issuer: main } }, { identity_headers: { headers: { x-user: sub } } }";
     let mut stage = Stage::new(filters, NO_LOG, &browser_head(), true);
     bencher.bench_local(|| stage.request().len());
 }

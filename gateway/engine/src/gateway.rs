@@ -425,7 +425,9 @@ impl Inner {
     }
 
     fn shown(&self) -> Shown {
+        let current = Arc::clone(&self.current);
         Shown {
+            issuers: Arc::new(move || Arc::clone(&current.snapshot().issuers)),
             metrics: Arc::clone(&self.metrics),
             readiness: self.readiness.clone(),
             decisions: Arc::clone(&self.compiler.decisions),

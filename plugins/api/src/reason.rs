@@ -112,12 +112,15 @@ reasons! {
     DPOP_REPLAY = "dpop.replay", 401, "The DPoP proof was used before.", "The client makes a new proof for each request, retries included; else somebody repeats what they have overheard.";
     DPOP_REPLAY_FULL = "dpop.replay.full", 503, "There is no room to remember another DPoP proof, so a replay of it could not be told.", "Lower `max_age` of `binding.dpop`, add replicas, and look for a client that makes proofs without end.";
     TOKEN_INACTIVE = "token.inactive", 401, "The issuer says the token is no longer active.", "Obtain a new token.";
+    TOKEN_REVOKED = "token.revoked", 401, "This gateway was told that the token is revoked.", "Obtain a new token. The audit log has the revocation as a record `token.revoked`.";
     API_KEY_MISSING = "api_key.missing", 401, "No API key was sent.", "Send the key where `expected` says.";
     API_KEY_UNKNOWN = "api_key.unknown", 401, "What was sent is not one API key that is known here.", "Look at `observed`; check that the key's hash is in the file of the route's api_key filter.";
     API_KEY_EXPIRED = "api_key.expired", 401, "The API key is known, but past its `expires`.", "Issue a new key.";
     ISSUER_UNAVAILABLE = "issuer.unavailable", 503, "The issuer is needed and cannot be had: it never gave keys, its last keys are older than allowed, or it does not say whether a token is active.", "Look at the hint; check the issuer, the way to it and the credentials of `introspection`; see portcullis_issuer_keys_age_seconds.";
     IDENTITY_MISSING = "identity.missing", 403, "A header or key that must come from a verified identity has no value.", "Put an authenticating filter before, or make the header optional.";
     AUTHORIZE_DENIED = "authorize.denied", 403, "The route's rule does not allow this request; 401 instead of 403 if the rule asks who is calling and nobody is known.", "Compare the rule with the principal.";
+    AUTHORIZE_EXTERNAL_DENIED = "authorize.external.denied", 403, "The authorization service that the route asks does not allow this request; 401 instead of 403 if that is what the service answered.", "Look into the service's own log under the decision id, which it is told as `X-Decision-Id`.";
+    AUTHORIZE_EXTERNAL_UNAVAILABLE = "authorize.external.unavailable", 503, "The authorization service that the route asks gave no answer that counts: none in time, or none but 2xx, 401 and 403.", "Look at `observed`; check the service, the way to it, and `timeout` and `max_concurrent` of the route's external_authorize filter.";
     RATE_EXCEEDED = "rate.exceeded", 429, "The caller has used up its rate.", "Wait for `Retry-After` seconds.";
     RATE_QUOTA_EXHAUSTED = "rate.quota.exhausted", 429, "The caller has used up its quota of the day or month (UTC).", "Wait for the period's end, which `Retry-After` says, or give the caller a larger quota: see `tiers` and `overrides` of rate_limit.";
     CORS_DENIED = "cors.denied", 403, "The preflight asks for an origin, method or header that the route does not allow.", "Add it to the route's cors filter, if it should be allowed.";

@@ -61,6 +61,10 @@ impl TokenCache {
         self.entries.insert(token.into(), Entry { token: Arc::clone(verified), removals });
     }
 
+    pub fn remove(&self, token: &str) {
+        self.entries.remove(token);
+    }
+
     #[cfg(test)]
     pub fn weight(&self) -> u64 {
         self.entries.weight()

@@ -3,40 +3,26 @@
 //! Strict where it protects: a total deadline, a size cap, no redirects, no plain HTTP beyond this machine unless
 //! asked for. Lenient where real providers are sloppy: the content type is not looked at.
 
+use crate::outbound::{self, AddressError, HttpClient, innermost};
+pub(crate) use crate::outbound::{Trust, TrustError};
 use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client as HyperClient;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use url::{Host, Url};
+use url::Url;
 
 /// The largest document that is read. Entra's key sets, the largest seen, have about 20 KiB.
 pub(crate) const MOST_BYTES: usize = 512 << 10;
 
 const USER_AGENT: &str = concat!("portcullis/", env!("CARGO_PKG_VERSION"));
-/// How long a connection is kept for the next question. Servers close idle ones after five seconds and more.
-const IDLE: Duration = Duration::from_secs(4);
-
-/// To which hosts plain HTTP may go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Trust {
-    LoopbackHttp,
-    AnyHttp,
-}
 
 /// Why a fetch gave nothing.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum FetchError {
-    #[error("{0} is plain HTTP to another machine: whoever can change that traffic could forge every token")]
-    InsecureAddress(Url),
-    #[error("{0} is neither http nor https")]
-    Scheme(Url),
+    #[error("{0}: whoever can change that traffic could forge every token")]
+    InsecureAddress(AddressError),
+    #[error("{0}")]
+    Scheme(AddressError),
     #[error("{0} is plain HTTP, but the issuer is HTTPS")]
     Downgrade(Url),
     #[error("cannot reach {url}: {cause}")]
@@ -51,14 +37,6 @@ pub(crate) enum FetchError {
     TooLarge { url: Url },
     #[error("{url} answered what cannot be used: {cause}")]
     Unusable { url: Url, cause: String },
-}
-
-#[derive(Debug, Clone, thiserror::Error)]
-pub(crate) enum TrustError {
-    #[error("no certificate in it")]
-    Empty,
-    #[error("{0}")]
-    Unreadable(String),
 }
 
 /// An answer.
@@ -81,27 +59,16 @@ impl Fetched {
 
 /// Whether `url` may be asked at all.
 pub(crate) fn allowed(url: &Url, trust: Trust) -> Result<(), FetchError> {
-    match url.scheme() {
-        "https" => Ok(()),
-        "http" if trust == Trust::AnyHttp || is_loopback(url) => Ok(()),
-        "http" => Err(FetchError::InsecureAddress(url.clone())),
-        _ => Err(FetchError::Scheme(url.clone())),
-    }
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.to_canonical().is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
-        None => false,
-    }
+    outbound::allowed(url, trust).map_err(|error| match error {
+        AddressError::Insecure(_) => FetchError::InsecureAddress(error),
+        AddressError::Scheme(_) => FetchError::Scheme(error),
+    })
 }
 
 /// Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Client {
-    http: HyperClient<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    http: HttpClient,
     trust: Trust,
 }
 
@@ -114,23 +81,7 @@ impl Client {
 
     /// As `new`, for questions that follow each other closely: up to `idle` connections are kept for the next one.
     pub fn keeping(idle: usize, roots: Option<&[u8]>, trust: Trust) -> Result<Self, TrustError> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let unreadable = |error: rustls::Error| TrustError::Unreadable(error.to_string());
-        let builder = match roots {
-            None => HttpsConnectorBuilder::new().with_provider_and_webpki_roots(provider).map_err(unreadable)?,
-            Some(pem) => {
-                let config = rustls::ClientConfig::builder_with_provider(provider)
-                    .with_safe_default_protocol_versions()
-                    .map_err(unreadable)?
-                    .with_root_certificates(root_store(pem)?)
-                    .with_no_client_auth();
-                HttpsConnectorBuilder::new().with_tls_config(config)
-            }
-        };
-        let connector = builder.https_or_http().enable_http1().enable_http2().build();
-        let mut builder = HyperClient::builder(TokioExecutor::new());
-        let http = builder.pool_max_idle_per_host(idle).pool_idle_timeout(IDLE).build(connector);
-        Ok(Self { http, trust })
+        Ok(Self { http: outbound::client(idle, roots)?, trust })
     }
 
     pub fn trust(&self) -> Trust {
@@ -223,24 +174,6 @@ async fn whole_body(url: &Url, response: http::Response<hyper::body::Incoming>) 
     }
 }
 
-fn root_store(pem: &[u8]) -> Result<rustls::RootCertStore, TrustError> {
-    let mut store = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate.map_err(|error| TrustError::Unreadable(error.to_string()))?;
-        store.add(certificate).map_err(|error| TrustError::Unreadable(error.to_string()))?;
-    }
-    if store.is_empty() { Err(TrustError::Empty) } else { Ok(store) }
-}
-
-/// The cause that says something: hyper's outer errors only say "client error (Connect)".
-fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
-}
-
 /// What the server's clock says now: a cache on the way keeps the `Date` of the answer, and tells its `Age`.
 fn date(headers: &http::HeaderMap) -> Option<SystemTime> {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
@@ -270,26 +203,6 @@ fn max_age(headers: &http::HeaderMap) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn plain_http_stays_on_this_machine() {
-        for url in
-            ["https://sso.example.com/", "http://127.0.0.1:9400", "http://[::1]/", "http://localhost:80/x", "http://127.8.8.8/"]
-        {
-            assert!(allowed(&url.parse().unwrap(), Trust::LoopbackHttp).is_ok(), "{url}");
-        }
-        for url in [
-            "http://sso.example.com/",
-            "http://10.0.0.1/",
-            "http://localhost.example.com/",
-            "ftp://localhost/",
-            "file:///etc/passwd",
-        ] {
-            assert!(allowed(&url.parse().unwrap(), Trust::LoopbackHttp).is_err(), "{url}");
-        }
-        assert!(allowed(&"http://10.0.0.1/".parse().unwrap(), Trust::AnyHttp).is_ok());
-        assert!(allowed(&"file:///etc/passwd".parse().unwrap(), Trust::AnyHttp).is_err());
-    }
 
     #[test]
     fn max_age_is_found_among_directives() {

@@ -185,6 +185,12 @@ impl Introspector {
         None
     }
 
+    /// The next to bring it is asked about again. Gives the end that the issuer named.
+    pub fn forget(&self, token: &str) -> Option<f64> {
+        let (_, entry) = self.answers.as_ref()?.remove(token)?;
+        entry.answer.claims.as_ref()?.get("exp")?.as_f64()
+    }
+
     /// Why there is no use in asking now.
     pub fn silent(&self) -> Option<Arc<str>> {
         if self.offline || tokio::runtime::Handle::try_current().is_err() {

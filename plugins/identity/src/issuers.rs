@@ -7,6 +7,7 @@ use crate::guesses::Guesses;
 use crate::introspection::{self, Introspector};
 use crate::jwks;
 use crate::keyfile::KeyFile;
+use crate::revocation::{self, NotRevoked, Revocations, Revoked, Told};
 use crate::settings::{self, Compiled, KeyOrigin, Settings};
 use crate::store::{KeyStore, Outcomes};
 use portcullis_plugin::{ConfigError, Env, Exchange};
@@ -14,7 +15,7 @@ use prometheus::{IntGauge, IntGaugeVec};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// How often a task looks whether a fetch is due, and brings the metrics up to date.
 const TICK: Duration = Duration::from_secs(1);
@@ -23,6 +24,7 @@ const TICK: Duration = Duration::from_secs(1);
 pub struct Issuers {
     issuers: BTreeMap<String, Arc<Issuer>>,
     proofs: Arc<ProofState>,
+    revocations: Arc<Revocations>,
     /// The issuers in the order of their places in the guesses; both are empty if there is nothing to guess.
     guessed: Vec<Arc<Issuer>>,
     guesses: Option<Arc<Guesses>>,
@@ -35,6 +37,7 @@ pub struct Issuer {
     store: Arc<KeyStore>,
     cache: Option<TokenCache>,
     introspector: Option<Arc<Introspector>>,
+    revocations: Arc<Revocations>,
     /// Where to note what this issuer verified, and as which; nowhere if it is the only one.
     guesses: Option<(Arc<Guesses>, usize)>,
     key_file: Option<Arc<KeyFile>>,
@@ -60,7 +63,9 @@ impl Issuers {
             .collect::<Result<_, _>>()?;
         let fresh = ProofState::new()?;
         let proofs = env.keep("dpop", || Arc::new(fresh)).as_ref().clone();
-        Ok(Arc::new(Self::new(issuers, proofs)))
+        let fresh = Revocations::counted(env)?;
+        let revocations = env.keep("revocations", || Arc::new(fresh)).as_ref().clone();
+        Ok(Arc::new(Self::new(issuers, proofs, revocations)))
     }
 
     /// As [`compile`](Self::compile), but nothing will ever be fetched: `jwks` holds the keys of every issuer that has no
@@ -85,17 +90,18 @@ impl Issuers {
             let introspector = introspection.map(|settings| Introspector::offline(name.as_str().into(), settings));
             issuers.insert(name.clone(), Issuer::new(name, settings, store, introspector, None));
         }
-        Ok(Arc::new(Self::new(issuers, Arc::new(ProofState::new()?))))
+        Ok(Arc::new(Self::new(issuers, Arc::new(ProofState::new()?), Arc::new(Revocations::new()))))
     }
 
-    fn new(mut issuers: BTreeMap<String, Issuer>, proofs: Arc<ProofState>) -> Self {
+    fn new(mut issuers: BTreeMap<String, Issuer>, proofs: Arc<ProofState>, revocations: Arc<Revocations>) -> Self {
         let guesses = (issuers.len() > 1).then(|| Arc::new(Guesses::new()));
         for (place, issuer) in issuers.values_mut().enumerate() {
+            issuer.revocations = Arc::clone(&revocations);
             issuer.guesses = guesses.clone().map(|guesses| (guesses, place));
         }
         let issuers: BTreeMap<_, _> = issuers.into_iter().map(|(name, issuer)| (name, Arc::new(issuer))).collect();
         let guessed = if guesses.is_some() { issuers.values().cloned().collect() } else { Vec::new() };
-        Self { issuers, proofs, guessed, guesses }
+        Self { issuers, proofs, revocations, guessed, guesses }
     }
 
     /// The issuer that has verified this token and still accepts it, found without reading the token. `None` says nothing:
@@ -112,6 +118,37 @@ impl Issuers {
     /// What is remembered of DPoP proofs: one memory for all issuers and routes, over reloads.
     pub fn proofs(&self) -> &Arc<ProofState> {
         &self.proofs
+    }
+
+    /// What is remembered of revocations: one memory for all issuers, over reloads.
+    pub fn revocations(&self) -> &Arc<Revocations> {
+        &self.revocations
+    }
+
+    /// Somebody who may says so: whatever was decided about the token before is forgotten, and it is refused from now on. `keep`
+    /// is how long what has no end of its own is remembered, and `most` the number of revocations that may be.
+    ///
+    /// # Errors
+    /// If there is no room, or nobody here is that issuer. What was decided about a token is forgotten all the same.
+    pub fn revoke(&self, revoked: Revoked<'_>, now: SystemTime, keep: Duration, most: usize) -> Result<Told, NotRevoked> {
+        let mut end: Option<SystemTime> = None;
+        match revoked {
+            Revoked::Token(token) => {
+                for issuer in self.issuers.values() {
+                    if let Some(cache) = &issuer.cache {
+                        cache.remove(token);
+                    }
+                    let told = issuer.introspector.as_ref().and_then(|asked| asked.forget(token));
+                    end = end.max(told.and_then(revocation::after_the_end));
+                }
+            }
+            // An id that nobody's tokens have would be a revocation without effect.
+            Revoked::Id { issuer, .. } if !self.issuers.values().any(|known| known.is_named(issuer)) => {
+                return Err(NotRevoked::UnknownIssuer(issuer.chars().filter(|c| !c.is_control()).take(200).collect()));
+            }
+            Revoked::Id { .. } => {}
+        }
+        self.revocations.revoke(revoked, now, keep, end, most)
     }
 
     /// In alphabetical order.
@@ -180,6 +217,8 @@ impl Issuer {
             settings,
             store,
             introspector: introspector.map(Arc::new),
+            // Replaced by the one of all of them.
+            revocations: Arc::new(Revocations::new()),
             guesses: None,
             key_file: None,
             gauges,
@@ -227,6 +266,10 @@ impl Issuer {
 
     pub(crate) fn introspector(&self) -> Option<&Arc<Introspector>> {
         self.introspector.as_ref()
+    }
+
+    pub(crate) fn revocations(&self) -> &Revocations {
+        &self.revocations
     }
 
     pub(crate) fn settings(&self) -> &Settings {

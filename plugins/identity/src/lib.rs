@@ -9,10 +9,11 @@
 //! - `claims`: each check of what a token says, and `hints`: what probably went wrong
 //! - [`binding`] and [`dpop`]: tokens that only their sender may use (RFC 8705, RFC 9449)
 //! - `store`: an issuer's keys, when to ask for them again, and how old they may be; on top of `fetch` (the one HTTP
-//!   client), `discovery`, `jwks` and `keyset` (what was answered), `keyfile` (for a restart), and `pace` (budgets and
+//!   client of issuers, by the rules of [`outbound`]), `discovery`, `jwks` and `keyset` (what was answered), `keyfile` (for a restart), and `pace` (budgets and
 //!   back-off)
 //! - `introspection`: asking the issuer about a token, and `opaque`: the verdict on its answer
 //! - [`verify`]: the verdict on a token, with the cache of verified ones, and `guesses`: whose they probably are
+//! - [`revocation`]: tokens that are refused because somebody said so
 //! - `mapping`: from claims to a principal
 //! - [`certificate`]: the verdict on a client certificate, with the names in it as RFC 4514 writes them
 //!
@@ -43,7 +44,9 @@ mod keyfile;
 mod keyset;
 mod mapping;
 mod opaque;
+pub mod outbound;
 mod pace;
+pub mod revocation;
 mod settings;
 mod store;
 mod tenants;
@@ -58,4 +61,5 @@ pub use binding::Binding;
 pub use config::{ClaimPaths, IntrospectionConfig, IssuerConfig, IssuerKind, TokenType};
 pub use issuers::{Issuer, Issuers};
 pub use mapping::groups_unknown;
+pub use revocation::{NotRevoked, Revocations, Revoked};
 pub use verify::{Obtained, Verification, VerifiedToken};

@@ -151,6 +151,44 @@ impl Issuer {
     /// As [`verify`](Self::verify), but a bound token is good too. Whoever calls this **must** look at
     /// [`VerifiedToken::binding`], and refuse the request if it does not prove what is asked for there.
     pub fn verify_bound(self: &Arc<Self>, token: &str, exchange: &mut Exchange) -> Verification {
+        if let Err(reason) = self.refuse_revoked(token, exchange) {
+            return Verification::Refused(reason);
+        }
+        match self.verify_now(token, exchange) {
+            Verification::Verified(verified) => self.refuse_revoked_id(verified, exchange).into(),
+            other => other,
+        }
+    }
+
+    /// Before anything is asked or computed: somebody has said what is to become of this very token.
+    fn refuse_revoked(&self, token: &str, exchange: &mut Exchange) -> Result<(), ReasonCode> {
+        match self.revocations().of_token(token, exchange.now()) {
+            None => Ok(()),
+            Some(until) => Err(revoked("the token", until, exchange)),
+        }
+    }
+
+    /// The issuer and the id are known once the token is verified.
+    fn refuse_revoked_id(&self, verified: Arc<VerifiedToken>, exchange: &mut Exchange) -> Result<Arc<VerifiedToken>, ReasonCode> {
+        if self.revocations().is_open() && exchange.explaining() {
+            exchange.check("revoked", reason::TOKEN_REVOKED, true, || {
+                Finding::new("a token that is not revoked", "not known here")
+                    .hint("what a running gateway was told at its /revocations, it alone knows")
+            });
+        }
+        if !self.revocations().has_ids() {
+            return Ok(verified);
+        }
+        let principal = &verified.principal;
+        let issuer = principal.issuer.as_deref().unwrap_or(&self.settings().issuer);
+        let jti = principal.claims.get("jti").and_then(Value::as_str);
+        match jti.and_then(|jti| self.revocations().of_id(issuer, jti, exchange.now())) {
+            None => Ok(verified),
+            Some(until) => Err(revoked("the token with its `jti`", until, exchange)),
+        }
+    }
+
+    fn verify_now(self: &Arc<Self>, token: &str, exchange: &mut Exchange) -> Verification {
         let asked = self.introspector();
         if let Some(asked) = asked.filter(|_| !jose::is_like_a_jwt(token)) {
             return self.verify_opaque(asked, token, exchange);
@@ -189,6 +227,13 @@ impl Issuer {
         obtained: Obtained,
         exchange: &mut Exchange,
     ) -> Result<Arc<VerifiedToken>, ReasonCode> {
+        // It may have been revoked while the request waited.
+        self.refuse_revoked(token, exchange)?;
+        let verified = self.verify_at_last(token, obtained, exchange)?;
+        self.refuse_revoked_id(verified, exchange)
+    }
+
+    fn verify_at_last(&self, token: &str, obtained: Obtained, exchange: &mut Exchange) -> Result<Arc<VerifiedToken>, ReasonCode> {
         let told = || obtained.0.unwrap_or_else(|| Err("nothing was asked".into()));
         let asked = self.introspector();
         if let Some(asked) = asked.filter(|_| !jose::is_like_a_jwt(token)) {
@@ -422,6 +467,15 @@ impl Issuer {
             binding: read.binding,
         }))
     }
+}
+
+fn revoked(what: &str, until: SystemTime, exchange: &mut Exchange) -> ReasonCode {
+    exchange.check("revoked", reason::TOKEN_REVOKED, false, || {
+        let until = humantime::format_rfc3339_seconds(until);
+        Finding::new("a token that is not revoked", format!("this gateway was told that {what} is revoked"))
+            .hint(format!("the client obtains a new one; this one is refused until {until}"))
+    });
+    reason::TOKEN_REVOKED
 }
 
 enum Examined {

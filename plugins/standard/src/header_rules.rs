@@ -6,6 +6,30 @@ use portcullis_plugin::headers::{FRAMING, is_name, is_value_byte};
 /// Beside [`FRAMING`]: what the gateway takes off a request and answers or sends itself.
 const OF_ONE_HOP: &[&str] = &["expect", "http2-settings"];
 
+/// Names that may not be given a value of the caller: they mean something else to upstreams or to the gateway.
+pub(crate) const RESERVED: &[&str] = &[
+    "accept",
+    "accept-encoding",
+    "authorization",
+    "content-encoding",
+    "content-type",
+    "cookie",
+    "date",
+    "forwarded",
+    "origin",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "range",
+    "set-cookie",
+    "x-decision-id",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-forwarded-proto",
+    "x-forwarded-server",
+];
+
 /// Refuses what is not a header name, and what the gateway itself sets.
 pub(crate) fn check_name(name: &str) -> Result<(), ConfigError> {
     if !is_name(name.as_bytes()) {

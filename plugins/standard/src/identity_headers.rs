@@ -22,7 +22,7 @@
 //! token back; otherwise a request on this route goes on without any bearer token, verified or not.
 
 use crate::bearer::{self, VerifiedToken};
-use crate::header_rules::{check_name, folded, is_look_alike, is_one_of};
+use crate::header_rules::{RESERVED, check_name, folded, is_look_alike, is_one_of};
 use crate::header_template::{HeaderValue, push_encoded};
 use portcullis_plugin::attribute::AttributeValue;
 use portcullis_plugin::error::unknown_name;
@@ -33,30 +33,6 @@ use portcullis_plugin::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::BTreeMap;
-
-/// Names that mean something else to upstreams or to the gateway.
-const RESERVED: &[&str] = &[
-    "accept",
-    "accept-encoding",
-    "authorization",
-    "content-encoding",
-    "content-type",
-    "cookie",
-    "date",
-    "forwarded",
-    "origin",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "range",
-    "set-cookie",
-    "x-decision-id",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-prefix",
-    "x-forwarded-proto",
-    "x-forwarded-server",
-];
 
 /// Which facts about the caller the upstream gets.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -254,7 +230,8 @@ fn encode(value: &AttributeValue<'_>) -> String {
     out
 }
 
-fn encode_into(out: &mut String, text: &str, in_list: bool) {
+/// See the encoding in this file's documentation.
+pub(crate) fn encode_into(out: &mut String, text: &str, in_list: bool) {
     let inner = text.trim_matches(' ');
     let start = text.len() - text.trim_start_matches(' ').len();
     let edge = |at: usize| at < start || at >= start + inner.len();

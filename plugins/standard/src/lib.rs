@@ -8,6 +8,7 @@
 //! - [`oidc`]: bearer tokens, and what they must grant
 //! - [`api_key`]: API keys, by their hashes
 //! - [`authorize`]: what a caller may do
+//! - [`external_authorize`]: the same, as a service of your own says
 //! - [`rate_limit`]: how often
 //! - [`identity_headers`]: what the upstream learns of the caller
 //! - [`signed_identity`]: the same, signed, for upstreams that verify it; with [`assertion_keys`]
@@ -24,6 +25,7 @@ pub mod client_cert;
 pub mod client_cert_header;
 pub mod cors;
 pub mod debug;
+pub mod external_authorize;
 pub mod headers;
 pub mod identity_headers;
 pub mod ip_allow;
@@ -41,6 +43,7 @@ mod claim_rule;
 mod expression;
 mod expression_check;
 mod expression_facts;
+mod external_service;
 mod gcra;
 mod header_rules;
 pub mod header_template;
@@ -71,6 +74,7 @@ pub fn table() -> FilterTable {
         FilterFactory::of::<oidc::Oidc>(),
         FilterFactory::of::<api_key::ApiKey>(),
         FilterFactory::of::<authorize::Authorize>(),
+        FilterFactory::of::<external_authorize::ExternalAuthorize>(),
         FilterFactory::of::<rate_limit::RateLimit>(),
         FilterFactory::of::<identity_headers::IdentityHeaders>(),
         FilterFactory::of::<signed_identity::SignedIdentity>(),

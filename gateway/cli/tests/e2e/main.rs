@@ -33,10 +33,12 @@ mod jose;
 mod key_cache;
 mod keys;
 mod providers;
+mod revocations;
 mod rotation;
 mod tokens;
 
 // What else is asked of a caller.
+mod external;
 mod filters;
 mod limits;
 mod quotas;

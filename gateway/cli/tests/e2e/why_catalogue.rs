@@ -18,6 +18,7 @@ routes:
   - { name: claim, match: { path: /claim }, filters: [{ oidc: { issuer: main, claims: { tenant: acme } } }], pool: up }
   - { name: key, match: { path: /key }, filters: [{ api_key: { header: x-api-key, file: keys.txt } }], pool: up }
   - { name: rule, match: { path: /rule }, filters: [{ authorize: { expression: "request.method == 'PUT'" } }], pool: up }
+  - { name: external, match: { path: /external }, filters: [{ external_authorize: { url: "http://127.0.0.1:1/" } }], pool: up }
   - { name: identity, match: { path: /identity }, filters: [{ identity_headers: { headers: { x-user: sub }, on_missing: deny } }], pool: up }
   - { name: rate, match: { path: /rate }, filters: [{ rate_limit: { key: client, rate: 1/h, burst: 1 } }], pool: up }
   - { name: quota, match: { path: /quota }, filters: [{ rate_limit: { key: client, quota: 1/month } }], pool: up }
@@ -108,6 +109,7 @@ async fn whoever_reads_why_a_request_was_refused_knows_what_to_do() {
         ("api_key.missing", Call::get("/key")),
         ("api_key.unknown", Call::get("/key").field("x-api-key", "0123456789abcdef0123456789abcdef")),
         ("authorize.denied", Call::get("/rule")),
+        ("authorize.external.unavailable", Call::get("/external")),
         ("identity.missing", Call::get("/identity")),
         ("rate.exceeded", Call::get("/rate")),
         ("rate.quota.exhausted", Call::get("/quota")),

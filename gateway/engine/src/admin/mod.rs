@@ -1,12 +1,14 @@
-//! The listener for operators: `/metrics`, `/decisions`, `/audit/head`, `/healthz` and `/readyz`.
+//! The listener for operators: `/metrics`, `/decisions`, `/audit/head`, `/revocations`, `/healthz` and `/readyz`.
 //!
 //! It stands apart from the data plane: its own socket, a bounded number of connections, one request each under a
 //! deadline, so that whoever reaches it can exhaust neither it nor the gateway. The two probes answer everybody; everything
-//! else asks for the bearer token, if one is configured, and off the loopback one must be.
+//! else asks for the bearer token, if one is configured, and off the loopback one must be. `/revocations`, which alone changes
+//! anything, is closed unless it has a secret of its own.
 //!
 //! A new endpoint is one line in `routes::protected` and a handler that takes the shared state.
 
 mod readiness;
+mod revocations;
 mod routes;
 mod serve;
 #[cfg(test)]
@@ -21,6 +23,8 @@ use crate::config::raw;
 use crate::decisions::Decisions;
 use crate::metrics::Metrics;
 use arc_swap::{ArcSwap, ArcSwapOption};
+use axum::http::HeaderMap;
+use portcullis_identity::Issuers;
 use portcullis_plugin::{ConfigError, Env};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -34,13 +38,14 @@ pub struct AdminSettings {
     address: SocketAddr,
     token: Option<Arc<AdminToken>>,
     decisions: usize,
+    revocations: Option<Arc<revocations::Settings>>,
 }
 
 impl AdminSettings {
     /// # Errors
     /// If others than this machine could reach it without a token, or the token cannot be used.
     pub fn compile(raw: raw::Admin, env: &Env) -> Result<Self, ConfigError> {
-        let raw::Admin { address, token_file, decisions } = raw;
+        let raw::Admin { address, token_file, decisions, revocations } = raw;
         let token = match token_file {
             Some(file) => Some(Arc::new(AdminToken::read(&file, env).map_err(|error| error.at("token_file").at("admin"))?)),
             None => None,
@@ -51,7 +56,14 @@ impl AdminSettings {
                 .at("address")
                 .at("admin"));
         }
-        Ok(Self { address, token, decisions })
+        let revocations = match revocations {
+            Some(raw) => {
+                let settings = revocations::Settings::compile(raw, env);
+                Some(Arc::new(settings.map_err(|error| error.at("revocations").at("admin"))?))
+            }
+            None => None,
+        };
+        Ok(Self { address, token, decisions, revocations })
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -61,6 +73,11 @@ impl AdminSettings {
     /// How many decisions are to be kept for it to show.
     pub fn decisions(&self) -> usize {
         self.decisions
+    }
+
+    /// Whether somebody may tell of revocations.
+    pub fn takes_revocations(&self) -> bool {
+        self.revocations.is_some()
     }
 
     pub fn needs_token(&self) -> bool {
@@ -76,6 +93,8 @@ pub struct Shown {
     pub decisions: Arc<Decisions>,
     /// That of the running configuration.
     pub audit: Arc<ArcSwap<AuditLog>>,
+    /// Those of the running configuration: they are told of revocations.
+    pub issuers: Arc<dyn Fn() -> Arc<Issuers> + Send + Sync>,
 }
 
 /// What the handlers share.
@@ -83,6 +102,18 @@ struct Shared {
     shown: Shown,
     /// Replaced by a reload.
     token: ArcSwapOption<AdminToken>,
+    /// Replaced by a reload. Without them nobody may tell of a revocation.
+    revocations: ArcSwapOption<revocations::Settings>,
+}
+
+impl Shared {
+    /// Whether a request with these fields brings the listener's token, if there is one.
+    fn is_open_to(&self, headers: &HeaderMap) -> bool {
+        match &*self.token.load() {
+            Some(token) => routes::bearer(headers).is_some_and(|only| token.is_in(only)),
+            None => true,
+        }
+    }
 }
 
 /// The running admin listener.
@@ -104,7 +135,11 @@ impl Admin {
         };
         let listener = TcpListener::bind(settings.address).await.map_err(refuse)?;
         let bound = listener.local_addr().map_err(refuse)?;
-        let shared = Arc::new(Shared { shown, token: ArcSwapOption::new(settings.token.clone()) });
+        let shared = Arc::new(Shared {
+            shown,
+            token: ArcSwapOption::new(settings.token.clone()),
+            revocations: ArcSwapOption::new(settings.revocations.clone()),
+        });
         let task = tokio::spawn(serve::run(listener, routes::router(Arc::clone(&shared)), stop));
         Ok(Self { configured: settings.address, bound, shared, task })
     }
@@ -114,7 +149,7 @@ impl Admin {
         self.bound
     }
 
-    /// Takes over a reloaded token. Says whether that was all: another address needs a new listener, and this one then
+    /// Takes over reloaded secrets. Says whether that was all: another address needs a new listener, and this one then
     /// stays as it is.
     #[must_use]
     pub fn update(&self, settings: &AdminSettings) -> bool {
@@ -122,6 +157,7 @@ impl Admin {
             return false;
         }
         self.shared.token.store(settings.token.clone());
+        self.shared.revocations.store(settings.revocations.clone());
         true
     }
 

@@ -1,13 +1,13 @@
 //! The endpoints.
 
-use super::{Phase, Shared};
+use super::{Phase, Shared, revocations};
 use crate::metrics;
 use axum::Router;
 use axum::extract::{Path, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{any, get};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -17,7 +17,9 @@ const LISTED: usize = 100;
 /// `get` answers HEAD too, and any other method with 405.
 pub(super) fn router(shared: Arc<Shared>) -> Router {
     let probes = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz));
-    protected(&shared).merge(probes).layer(middleware::map_response(no_store)).with_state(shared)
+    // It has a secret of its own.
+    let revocations = Router::new().route("/revocations", any(revocations::tell));
+    protected(&shared).merge(probes).merge(revocations).layer(middleware::map_response(no_store)).with_state(shared)
 }
 
 /// Everything but the probes. The token is asked for before anything else, also where there is nothing: whoever has none
@@ -33,19 +35,20 @@ fn protected(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
 }
 
 async fn authenticate(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
-    let open = match &*shared.token.load() {
-        Some(token) => {
-            let mut fields = request.headers().get_all(header::AUTHORIZATION).iter();
-            // Two of them would be two readings of who asks.
-            matches!((fields.next(), fields.next()), (Some(only), None) if token.is_in(only.as_bytes()))
-        }
-        None => true,
-    };
-    if open {
-        next.run(request).await
-    } else {
-        (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer realm=\"portcullis admin\"")]).into_response()
+    if shared.is_open_to(request.headers()) { next.run(request).await } else { closed() }
+}
+
+/// What the one `Authorization` field says. Two of them would be two readings of who asks.
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let mut fields = headers.get_all(header::AUTHORIZATION).iter();
+    match (fields.next(), fields.next()) {
+        (Some(only), None) => Some(only.as_bytes()),
+        _ => None,
     }
+}
+
+pub(super) fn closed() -> Response {
+    (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer realm=\"portcullis admin\"")]).into_response()
 }
 
 async fn no_store(mut response: Response) -> Response {
@@ -113,11 +116,11 @@ async fn audit_head(State(shared): State<Arc<Shared>>) -> Response {
     }
 }
 
-fn json_body(code: StatusCode, value: &impl serde::Serialize) -> Response {
+pub(super) fn json_body(code: StatusCode, value: &impl serde::Serialize) -> Response {
     match serde_json::to_string_pretty(value) {
         Ok(text) => (code, [(header::CONTENT_TYPE, "application/json")], text + "\n").into_response(),
         Err(error) => {
-            tracing::error!(%error, "a decision cannot be shown");
+            tracing::error!(%error, "an answer cannot be written");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }

@@ -5,6 +5,8 @@ use tokio::net::TcpStream;
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
+const SECRET: &str = "revoke-0123456789abcdef";
+
 struct Running {
     admin: Admin,
     readiness: Readiness,
@@ -24,30 +26,50 @@ fn env(folder: &Path) -> Env {
 }
 
 fn settings(token: Option<&str>) -> AdminSettings {
+    settings_with(token, None)
+}
+
+fn settings_with(token: Option<&str>, revocations: Option<raw::Revocations>) -> AdminSettings {
     let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("revocation-secret"), SECRET).unwrap();
     let token_file = token.map(|token| {
         std::fs::write(folder.path().join("token"), token).unwrap();
         "token".to_owned()
     });
     AdminSettings::compile(
-        raw::Admin { address: "127.0.0.1:0".parse().unwrap(), token_file, decisions: 1000 },
+        raw::Admin { address: "127.0.0.1:0".parse().unwrap(), token_file, decisions: 1000, revocations },
         &env(folder.path()),
     )
     .unwrap()
 }
 
 async fn start(token: Option<&str>) -> Running {
+    start_with(settings(token)).await
+}
+
+async fn start_with(settings: AdminSettings) -> Running {
     let (metrics, readiness) = (Metrics::new(), Readiness::new());
     let decisions = Decisions::off();
     decisions.resize(1000);
     let (stop, stopped) = watch::channel(false);
-    let admin = Admin::start(&settings(token), shown(&metrics, &readiness, &decisions), stopped).await.unwrap();
+    let admin = Admin::start(&settings, shown(&metrics, &readiness, &decisions), stopped).await.unwrap();
     Running { admin, readiness, metrics, decisions, stop }
 }
 
+fn issuers() -> Arc<Issuers> {
+    let config = portcullis_identity::IssuerConfig::new("https://sso.example.com", ["api"]);
+    Issuers::offline(&[("main".to_owned(), config)].into(), &env(Path::new(".")), None).unwrap()
+}
+
 fn shown(metrics: &Arc<Metrics>, readiness: &Readiness, decisions: &Arc<Decisions>) -> Shown {
-    let (metrics, decisions) = (Arc::clone(metrics), Arc::clone(decisions));
-    Shown { metrics, readiness: readiness.clone(), decisions, audit: Arc::default() }
+    let (metrics, decisions, issuers) = (Arc::clone(metrics), Arc::clone(decisions), issuers());
+    Shown {
+        metrics,
+        readiness: readiness.clone(),
+        decisions,
+        audit: Arc::default(),
+        issuers: Arc::new(move || Arc::clone(&issuers)),
+    }
 }
 
 impl Running {
@@ -144,7 +166,7 @@ async fn a_reloaded_token_takes_the_place_of_the_old_one() {
     assert!(running.admin.update(&settings(Some("another-token-of-length"))));
     assert_eq!(running.ask("GET", "/metrics", &format!("authorization: Bearer {TOKEN}\r\n")).await.status, 401);
     assert_eq!(running.ask("GET", "/metrics", "authorization: Bearer another-token-of-length\r\n").await.status, 200);
-    let elsewhere = AdminSettings { address: "127.0.0.1:1".parse().unwrap(), token: None, decisions: 0 };
+    let elsewhere = AdminSettings { address: "127.0.0.1:1".parse().unwrap(), token: None, decisions: 0, revocations: None };
     assert!(!running.admin.update(&elsewhere));
     assert_eq!(running.get("/metrics").await.status, 401);
 }
@@ -203,7 +225,7 @@ async fn stopping_ends_the_listener_and_idle_connections() {
 #[tokio::test]
 async fn a_taken_address_is_an_error_that_names_it() {
     let running = start(None).await;
-    let taken = AdminSettings { address: running.admin.address(), token: None, decisions: 0 };
+    let taken = AdminSettings { address: running.admin.address(), token: None, decisions: 0, revocations: None };
     let (_stop, stopped) = watch::channel(false);
     let error = Admin::start(&taken, shown(&Metrics::new(), &Readiness::new(), &Decisions::off()), stopped).await.err().unwrap();
     assert_eq!(error.dotted_path(), "admin.address");
@@ -216,7 +238,12 @@ fn other_machines_need_a_token() {
     std::fs::write(folder.path().join("token"), TOKEN).unwrap();
     std::fs::write(folder.path().join("short"), "too-short\n").unwrap();
     let compile = |address: &str, token_file: Option<&str>| {
-        let raw = raw::Admin { address: address.parse().unwrap(), token_file: token_file.map(str::to_owned), decisions: 0 };
+        let raw = raw::Admin {
+            address: address.parse().unwrap(),
+            token_file: token_file.map(str::to_owned),
+            decisions: 0,
+            revocations: None,
+        };
         AdminSettings::compile(raw, &env(folder.path()))
     };
     for address in ["127.0.0.1:9090", "127.8.8.8:0", "[::1]:9090", "[::ffff:127.0.0.1]:9090"] {
@@ -278,4 +305,107 @@ async fn an_unknown_decision_is_said_to_be_unknown() {
     running.decisions.resize(0);
     let answer = running.get(&format!("/decisions/{id}")).await;
     assert!(answer.status == 404 && answer.body.contains("`admin.decisions` is 0"), "{}", answer.body);
+}
+
+fn telling(max_entries: usize) -> Option<raw::Revocations> {
+    let keep = portcullis_plugin::units::TimeSpan::secs(3600);
+    Some(raw::Revocations { secret_file: "revocation-secret".to_owned(), keep, max_entries })
+}
+
+impl Running {
+    async fn tell(&self, secret: &str, form: &str) -> Answer {
+        let kind = "content-type: application/x-www-form-urlencoded; charset=utf-8";
+        let request = format!(
+            "POST /revocations HTTP/1.1\r\nhost: admin\r\nauthorization: Bearer {secret}\r\n{kind}\r\ncontent-length: {}\r\n\r\n{form}",
+            form.len()
+        );
+        self.send(&request).await
+    }
+}
+
+#[tokio::test]
+async fn nobody_tells_of_revocations_unless_the_configuration_says_who() {
+    for token in [None, Some(TOKEN)] {
+        let running = start(token).await;
+        let hidden = if token.is_some() { 401 } else { 404 };
+        assert_eq!(running.tell(SECRET, "token=a").await.status, hidden);
+        assert_eq!(running.get("/revocations").await.status, hidden);
+        assert_eq!(running.tell(TOKEN, "token=a").await.status, 404, "there is nothing behind it");
+    }
+}
+
+#[tokio::test]
+async fn only_the_secret_of_its_own_opens_it_and_it_opens_nothing_else() {
+    let running = start_with(settings_with(Some(TOKEN), telling(10))).await;
+    for wrong in ["", TOKEN, "revoke-0123456789abcdee", "revoke-0123456789abcdef2"] {
+        let answer = running.tell(wrong, "token=a").await;
+        assert_eq!((answer.status, answer.body.as_str()), (401, ""), "{wrong}");
+    }
+    let twice = format!("authorization: Bearer {SECRET}\r\nauthorization: Bearer {SECRET}\r\n");
+    for headers in ["", "authorization: Basic revoke-0123456789abcdef\r\n", &twice] {
+        assert_eq!(running.ask("POST", "/revocations", &format!("{headers}content-length: 0\r\n")).await.status, 401);
+    }
+    let with = format!("authorization: Bearer {SECRET}\r\n");
+    assert_eq!(running.ask("GET", "/decisions", &with).await.status, 401);
+    for method in ["GET", "PUT", "DELETE", "HEAD"] {
+        let answer = running.ask(method, "/revocations", &with).await;
+        assert!(answer.status == 405 && answer.head.contains("allow: post"), "{method}: {}", answer.head);
+    }
+    assert_eq!(running.tell(SECRET, "token=a").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_revocation_is_told_with_its_end_and_what_is_not_understood_is_not_taken() {
+    let running = start_with(settings_with(None, telling(2))).await;
+    let answer = running.tell(SECRET, "token=opaque-token&token_type_hint=access_token").await;
+    let told: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+    assert!(answer.status == 200 && told["revoked"] == true && told["until"].as_str().unwrap().ends_with('Z'), "{}", answer.body);
+    assert!(answer.head.contains("no-store") && !answer.body.contains("opaque-token"), "{}", answer.head);
+    for (form, says) in [
+        ("token=a&tokem=b", "not known"),
+        ("", "nothing is named"),
+        ("iss=https%3A%2F%2Fother.example&jti=1", "no issuer of the configuration is `https://other.example`"),
+    ] {
+        let answer = running.tell(SECRET, form).await;
+        assert!(answer.status == 400 && answer.body.contains(says), "{form}: {} {}", answer.status, answer.body);
+    }
+    let headers = format!("authorization: Bearer {SECRET}\r\ncontent-type: application/json\r\ncontent-length: 0\r\n");
+    assert_eq!(running.ask("POST", "/revocations", &headers).await.status, 415);
+    assert_eq!(running.tell(SECRET, &format!("token={}", "a".repeat(70_000))).await.status, 413);
+    assert_eq!(running.tell(SECRET, "iss=https%3A%2F%2Fsso.example.com&jti=1&exp=4000000000").await.status, 200);
+    // There is room for two.
+    let full = running.tell(SECRET, "token=another").await;
+    assert!(full.status == 503 && full.body.contains("not taken: 2 revocations are remembered already"), "{}", full.body);
+    assert_eq!(running.tell(SECRET, "token=opaque-token").await.status, 200, "it is remembered already");
+}
+
+#[tokio::test]
+async fn a_reload_opens_and_closes_it() {
+    let running = start(None).await;
+    assert_eq!(running.tell(SECRET, "token=a").await.status, 404);
+    assert!(running.admin.update(&settings_with(None, telling(10))));
+    assert_eq!(running.tell(SECRET, "token=a").await.status, 200);
+    assert!(running.admin.update(&settings(None)));
+    assert_eq!(running.tell(SECRET, "token=b").await.status, 404);
+}
+
+#[test]
+fn a_secret_that_can_be_guessed_and_bounds_that_mean_nothing_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("good"), SECRET).unwrap();
+    std::fs::write(folder.path().join("short"), "too-short\n").unwrap();
+    for (file, hours, max_entries, place) in [
+        ("short", 1, 1, "secret_file"),
+        ("missing", 1, 1, "secret_file"),
+        ("good", 0, 1, "keep"),
+        ("good", 24 * 367, 1, "keep"),
+        ("good", 1, 0, "max_entries"),
+    ] {
+        let keep = portcullis_plugin::units::TimeSpan::secs(hours * 3600);
+        let revocations = Some(raw::Revocations { secret_file: file.to_owned(), keep, max_entries });
+        let raw = raw::Admin { address: "127.0.0.1:0".parse().unwrap(), token_file: None, decisions: 0, revocations };
+        let error = AdminSettings::compile(raw, &env(folder.path())).err().unwrap();
+        assert_eq!(error.dotted_path(), format!("admin.revocations.{place}"));
+        assert!(!error.to_string().contains("too-short"), "{error}");
+    }
 }

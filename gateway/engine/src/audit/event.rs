@@ -21,6 +21,9 @@ pub enum Event<'a> {
     Rejected { generation: u64, sha256: Option<&'a str>, error: &'a str },
     /// The configuration now names another audit log, or none.
     Moved { to: Option<&'a Path> },
+    /// Somebody who may says that a token is revoked: the one of this issuer and id, or the one with this digest (of a JWT:
+    /// of what is signed). `error`: why it was not taken.
+    TokenRevoked { id: Option<(&'a str, &'a str)>, sha256: Option<&'a str>, until: Option<SystemTime>, error: Option<&'a str> },
     /// It takes no more connections.
     Stopping,
     /// It has stopped. `drained`: no request was broken off.
@@ -44,6 +47,7 @@ impl Event<'_> {
             Self::Reloaded(_) => "config.reloaded",
             Self::Rejected { .. } => "config.rejected",
             Self::Moved { .. } => "log.moved",
+            Self::TokenRevoked { .. } => "token.revoked",
             Self::Stopping => "gateway.stopping",
             Self::Stopped { .. } => "gateway.stopped",
         }
@@ -63,6 +67,16 @@ impl Event<'_> {
                 record.text("error", Some(error));
             }
             Self::Moved { to } => record.text("to", to.map(|path| path.as_os_str().as_encoded_bytes())),
+            Self::TokenRevoked { id, sha256, until, error } => {
+                record.text("iss", id.map(|(issuer, _)| issuer));
+                record.text("jti", id.map(|(_, jti)| jti));
+                record.text("token_sha256", sha256);
+                match until {
+                    Some(until) => record.time("until", until),
+                    None => record.text("until", None::<&str>),
+                }
+                record.text("error", error);
+            }
             Self::Stopping => {}
             Self::Stopped { drained } => record.flag("drained", drained),
         }

@@ -139,6 +139,9 @@ impl Build<'_> {
             let settings = AdminSettings::compile(admin, &self.env);
             self.findings.take(settings)
         });
+        if let (Some(issuers), true) = (&issuers, admin.as_ref().is_some_and(AdminSettings::takes_revocations)) {
+            issuers.revocations().open();
+        }
         let matches: Vec<_> = routes.iter().map(|route| (route.listeners.clone(), route.matches.clone())).collect();
         let routes: Vec<Option<Arc<RoutePlan>>> =
             routes.into_iter().enumerate().map(|(at, route)| self.route(at, route, &pools).map(Arc::new)).collect();

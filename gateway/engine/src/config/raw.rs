@@ -277,7 +277,7 @@ pub enum EncodedSlashes {
     Keep,
 }
 
-/// The listener for operators: `/metrics`, `/decisions`, `/healthz`, `/readyz`.
+/// The listener for operators: `/metrics`, `/decisions`, `/revocations`, `/healthz`, `/readyz`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Admin {
@@ -289,6 +289,33 @@ pub struct Admin {
     /// and `portcullis why`. Each takes up to about 10KiB. 0 keeps none; at most 100000. Default: 1000.
     #[serde(default = "default_decisions")]
     pub decisions: usize,
+    /// Lets somebody say which tokens are revoked, with `POST /revocations`. Default: nobody may.
+    pub revocations: Option<Revocations>,
+}
+
+/// Who may say that a token is revoked, and how much of that is remembered.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Revocations {
+    /// A file whose first line is the secret, of at least 16 characters (`openssl rand -hex 32`), that whoever tells sends as
+    /// the bearer token. It opens nothing else, and `token_file` does not open this.
+    pub secret_file: String,
+    /// How long a revocation is remembered whose token has no end that is known here: that of an opaque token, or one by
+    /// `iss` and `jti` without `exp`. No shorter than such tokens live; 1h to 366d. Default: 24h.
+    #[serde(default = "default_keep")]
+    pub keep: TimeSpan,
+    /// Revocations that are remembered. One more is not taken, and whoever tells is told so. Each takes about 150 bytes.
+    /// 1 to 10000000. Default: 100000.
+    #[serde(default = "default_max_entries")]
+    pub max_entries: usize,
+}
+
+fn default_keep() -> TimeSpan {
+    TimeSpan::secs(24 * 3600)
+}
+
+fn default_max_entries() -> usize {
+    100_000
 }
 
 fn default_decisions() -> usize {

@@ -176,7 +176,8 @@ fn byte_sequence(item: &[u8], room: &mut usize) -> Result<CertificateDer<'static
     const EXPECTED: &str = "byte sequences: base64 between two colons";
     let inner = item.strip_prefix(b":").and_then(|rest| rest.strip_suffix(b":"));
     let inner = inner.filter(|inner| !inner.is_empty());
-    let inner = inner.ok_or_else(|| Malformed::new(EXPECTED, if matches!(item, b"" | b"::") { "an empty one" } else { "something else" }))?;
+    let inner = inner
+        .ok_or_else(|| Malformed::new(EXPECTED, if matches!(item, b"" | b"::") { "an empty one" } else { "something else" }))?;
     if inner.len() / 4 * 3 > *room + 2 {
         return Err(too_large());
     }

@@ -16,18 +16,18 @@ use std::time::Duration;
 
 const SECRET: &str = "s3cret/with:odd characters";
 
-struct Asking {
-    provider: Provider,
-    issuer: Arc<Issuer>,
-    issuers: Arc<Issuers>,
+pub(super) struct Asking {
+    pub provider: Provider,
+    pub issuer: Arc<Issuer>,
+    pub issuers: Arc<Issuers>,
 }
 
 impl Asking {
-    async fn start(changes: &Value) -> Self {
+    pub async fn start(changes: &Value) -> Self {
         Self::with(&[], changes, |_| {}).await
     }
 
-    async fn with(signers: &[&Signer], changes: &Value, and: impl FnOnce(&mut IssuerConfig)) -> Self {
+    pub async fn with(signers: &[&Signer], changes: &Value, and: impl FnOnce(&mut IssuerConfig)) -> Self {
         let provider = Provider::start(signers).await;
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("secret"), format!("{SECRET}\nnot this")).unwrap();
@@ -46,7 +46,7 @@ impl Asking {
     }
 
     /// The issuer's answer from now on; `null` takes a member away.
-    fn say(&self, changes: &Value) {
+    pub fn say(&self, changes: &Value) {
         self.provider.answer_token(Answer::Json(merged(active(), changes).to_string()));
     }
 
@@ -54,7 +54,7 @@ impl Asking {
         self.issuer.introspector().unwrap()
     }
 
-    fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.provider.questions().len()
     }
 }

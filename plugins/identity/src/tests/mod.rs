@@ -8,6 +8,7 @@ mod introspection;
 mod keyfile;
 mod outage;
 mod provider;
+mod revocation;
 mod rotation;
 mod shapes;
 pub(crate) mod signer;

@@ -84,6 +84,8 @@ bases! {
     built_in::oidc::Oidc => Basis::Credential { method: "bearer", reasons: "token." };
     built_in::api_key::ApiKey => Basis::Credential { method: "api_key", reasons: "api_key." };
     built_in::authorize::Authorize => Basis::More;
+    // Nobody is asked again about what is over.
+    built_in::external_authorize::ExternalAuthorize => Basis::More;
     built_in::rate_limit::RateLimit => Basis::Count;
     built_in::identity_headers::IdentityHeaders => Basis::Identity("identity.");
     built_in::signed_identity::SignedIdentity => Basis::Identity("identity.");

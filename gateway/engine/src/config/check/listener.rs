@@ -132,7 +132,7 @@ fn check_limits(limits: &raw::Limits, findings: &mut Findings) {
 }
 
 pub(super) fn check_admin(admin: &raw::Admin, findings: &mut Findings) {
-    let raw::Admin { address, token_file, decisions } = admin;
+    let raw::Admin { address, token_file, decisions, revocations: _ } = admin;
     if *decisions > MAX_KEPT {
         findings.refuse(
             "decisions",

@@ -179,7 +179,13 @@ impl Shared {
             Ok(read) => read,
             Err(refusal) => return self.refuse(&snapshot, &plan, &parts, &refusal, stream).await,
         };
-        let judged = judge(&self.client, snapshot, Arc::clone(&plan), request, framing).await;
+        let mut judging = pin!(judge(&self.client, snapshot, Arc::clone(&plan), request, framing));
+        let judged = poll_fn(|context| match judging.as_mut().poll(context) {
+            Poll::Ready(judged) => Poll::Ready(Some(judged)),
+            // What a filter waits for, it waits for on behalf of nobody then. Letting go of the request logs that.
+            Poll::Pending => stream.poll_reset(context).map(|()| None),
+        });
+        let Some(judged) = judged.await else { return };
         let asked = Asked {
             driver: plan.driver,
             upgrade: false,

@@ -1,0 +1,148 @@
+//! Where the gateway asks others, and whom it believes there: one rule for issuers and for every other service.
+//!
+//! Plain HTTP stays on this machine unless asked for, certificates are always verified, and redirects are followed by nobody.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use std::sync::Arc;
+use std::time::Duration;
+use url::{Host, Url};
+
+/// How long a connection is kept for the next question. Servers close idle ones after five seconds and more.
+const IDLE: Duration = Duration::from_secs(4);
+
+/// To which hosts plain HTTP may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    LoopbackHttp,
+    AnyHttp,
+}
+
+/// Why an address may not be asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AddressError {
+    #[error("{0} is plain HTTP to another machine")]
+    Insecure(Url),
+    #[error("{0} is neither http nor https")]
+    Scheme(Url),
+}
+
+/// Why a bundle of CAs cannot be used.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum TrustError {
+    #[error("no certificate in it")]
+    Empty,
+    #[error("{0}")]
+    Unreadable(String),
+}
+
+/// A client that follows no redirects and has no deadline of its own. Cheap to clone.
+pub type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
+/// Whether `url` may be asked at all.
+///
+/// # Errors
+/// If not; the error names the address.
+pub fn allowed(url: &Url, trust: Trust) -> Result<(), AddressError> {
+    match url.scheme() {
+        "https" => Ok(()),
+        "http" if trust == Trust::AnyHttp || is_loopback(url) => Ok(()),
+        "http" => Err(AddressError::Insecure(url.clone())),
+        _ => Err(AddressError::Scheme(url.clone())),
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.to_canonical().is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
+}
+
+/// With HTTP/2 where the server offers it, and up to `idle` connections kept for the next question. `roots` is a PEM
+/// bundle; without it, the public CAs.
+///
+/// # Errors
+/// If `roots` gives no certificates.
+pub fn client(idle: usize, roots: Option<&[u8]>) -> Result<HttpClient, TrustError> {
+    let connector = secure(roots)?.https_or_http().enable_http1().enable_http2().build();
+    Ok(Client::builder(TokioExecutor::new()).pool_max_idle_per_host(idle).pool_idle_timeout(IDLE).build(connector))
+}
+
+/// As [`client`], with HTTP/1.1 alone, one question at a time on each connection, and heads of answers up to `head` bytes.
+///
+/// # Errors
+/// As [`client`].
+pub fn http1_client(idle: usize, roots: Option<&[u8]>, head: usize) -> Result<HttpClient, TrustError> {
+    let connector = secure(roots)?.https_or_http().enable_http1().build();
+    let mut builder = Client::builder(TokioExecutor::new());
+    builder.pool_max_idle_per_host(idle).pool_idle_timeout(IDLE).http1_max_buf_size(head);
+    Ok(builder.build(connector))
+}
+
+fn secure(roots: Option<&[u8]>) -> Result<HttpsConnectorBuilder<hyper_rustls::builderstates::WantsSchemes>, TrustError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let unreadable = |error: rustls::Error| TrustError::Unreadable(error.to_string());
+    match roots {
+        None => HttpsConnectorBuilder::new().with_provider_and_webpki_roots(provider).map_err(unreadable),
+        Some(pem) => {
+            let config = rustls::ClientConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .map_err(unreadable)?
+                .with_root_certificates(root_store(pem)?)
+                .with_no_client_auth();
+            Ok(HttpsConnectorBuilder::new().with_tls_config(config))
+        }
+    }
+}
+
+fn root_store(pem: &[u8]) -> Result<rustls::RootCertStore, TrustError> {
+    let mut store = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|error| TrustError::Unreadable(error.to_string()))?;
+        store.add(certificate).map_err(|error| TrustError::Unreadable(error.to_string()))?;
+    }
+    if store.is_empty() { Err(TrustError::Empty) } else { Ok(store) }
+}
+
+/// The cause that says something: hyper's outer errors only say "client error (Connect)".
+pub fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_http_stays_on_this_machine() {
+        for url in
+            ["https://sso.example.com/", "http://127.0.0.1:9400", "http://[::1]/", "http://localhost:80/x", "http://127.8.8.8/"]
+        {
+            assert!(allowed(&url.parse().unwrap(), Trust::LoopbackHttp).is_ok(), "{url}");
+        }
+        for url in [
+            "http://sso.example.com/",
+            "http://10.0.0.1/",
+            "http://localhost.example.com/",
+            "ftp://localhost/",
+            "file:///etc/passwd",
+        ] {
+            assert!(allowed(&url.parse().unwrap(), Trust::LoopbackHttp).is_err(), "{url}");
+        }
+        assert!(allowed(&"http://10.0.0.1/".parse().unwrap(), Trust::AnyHttp).is_ok());
+        assert!(allowed(&"file:///etc/passwd".parse().unwrap(), Trust::AnyHttp).is_err());
+    }
+}

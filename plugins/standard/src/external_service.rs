@@ -1,0 +1,185 @@
+//! Asking an authorization service, and taking nothing for an answer that is none.
+//!
+//! One question is one GET with a deadline, in one of a bounded number of places. The status says everything: 2xx, 401 or
+//! 403. Redirects are not followed, and a body is thrown away as it comes.
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
+use portcullis_identity::outbound::{HttpClient, innermost};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// The largest head of an answer.
+pub(crate) const MOST_HEAD: usize = 32 << 10;
+
+/// So much of a body is read so that its connection can be used again; with more, the connection ends.
+const MOST_BODY: usize = 64 << 10;
+
+/// Failures are told in the log once in this time, however many there are.
+const TOLD_AGAIN: Duration = Duration::from_secs(10);
+
+/// What the service said.
+pub(crate) enum Answer {
+    Allowed(HeaderMap),
+    /// 401 or 403.
+    Denied(StatusCode, HeaderMap),
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("{0} questions are under way already (`max_concurrent`)")]
+    Busy(usize),
+    #[error("no answer within {0:?} (`timeout`)")]
+    Late(Duration),
+    #[error("cannot be reached: {0}")]
+    Broken(String),
+    #[error("the answer is {0}, and only 2xx, 401 and 403 say anything; redirects are not followed")]
+    Redirect(u16),
+    #[error("the answer is {0}, and only 2xx, 401 and 403 say anything")]
+    Status(u16),
+    #[error("the answer has more than one `{0}`, and nobody could tell which is meant")]
+    Twice(String),
+    #[error("the question cannot be put: {0}")]
+    Unsendable(&'static str),
+}
+
+/// One service, and how it is asked.
+pub(crate) struct Service {
+    client: HttpClient,
+    timeout: Duration,
+    places: Arc<Semaphore>,
+    concurrent: usize,
+    log: FailureLog,
+}
+
+impl Service {
+    pub fn new(client: HttpClient, timeout: Duration, concurrent: usize) -> Self {
+        Self { client, timeout, places: Arc::new(Semaphore::new(concurrent)), concurrent, log: FailureLog::new() }
+    }
+
+    /// For the line about failures.
+    pub fn log(&self) -> &FailureLog {
+        &self.log
+    }
+
+    #[cfg(test)]
+    pub fn free_places(&self) -> usize {
+        self.places.available_permits()
+    }
+
+    /// Asks. Letting go of the future ends the question and its connection.
+    pub async fn ask(&self, question: Request<Full<Bytes>>) -> Result<Answer, Failure> {
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else { return Err(Failure::Busy(self.concurrent)) };
+        match tokio::time::timeout(self.timeout, self.exchange(question)).await {
+            Ok(Ok(response)) => self.read(response, place),
+            Ok(Err(failure)) => Err(failure),
+            Err(_) => Err(Failure::Late(self.timeout)),
+        }
+    }
+
+    async fn exchange(&self, question: Request<Full<Bytes>>) -> Result<http::Response<Incoming>, Failure> {
+        let sent = self.client.request(question.clone()).await;
+        // A kept connection may have been closed at that very moment. A question changes nothing, so it may be put twice.
+        let answered = match sent {
+            Err(error) if was_closed(&error) => self.client.request(question).await,
+            other => other,
+        };
+        answered.map_err(|error| Failure::Broken(innermost(&error)))
+    }
+
+    fn read(&self, response: http::Response<Incoming>, place: OwnedSemaphorePermit) -> Result<Answer, Failure> {
+        let (head, body) = response.into_parts();
+        if !body.is_end_stream() {
+            tokio::spawn(drain(body, self.timeout, place));
+        }
+        match head.status {
+            status if status.is_success() => Ok(Answer::Allowed(head.headers)),
+            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => Ok(Answer::Denied(status, head.headers)),
+            status if status.is_redirection() => Err(Failure::Redirect(status.as_u16())),
+            status => Err(Failure::Status(status.as_u16())),
+        }
+    }
+}
+
+/// The verdict does not wait for this, but the place does.
+async fn drain(mut body: Incoming, within: Duration, place: OwnedSemaphorePermit) {
+    let read = async {
+        let mut left = MOST_BODY;
+        while let Some(Ok(frame)) = body.frame().await {
+            match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
+                Some(rest) => left = rest,
+                None => return,
+            }
+        }
+    };
+    let _ = tokio::time::timeout(within, read).await;
+    drop(place);
+}
+
+/// The connection ended before an answer began.
+fn was_closed(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<hyper::Error>()
+            && (error.is_incomplete_message() || error.is_canceled() || error.is_closed())
+        {
+            return true;
+        }
+        if let Some(error) = error.downcast_ref::<std::io::Error>() {
+            return matches!(error.kind(), std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe);
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// Decides when failures are to be told: an outage is a line from time to time, and not one for each request.
+pub(crate) struct FailureLog {
+    begin: Instant,
+    /// Milliseconds after `begin`, and 0 for never.
+    told: AtomicU64,
+    untold: AtomicU64,
+}
+
+impl FailureLog {
+    fn new() -> Self {
+        Self { begin: Instant::now(), told: AtomicU64::new(0), untold: AtomicU64::new(0) }
+    }
+
+    /// Counts a failure; `Some` if it is to be told, with how many there were since the last that was.
+    pub fn failed(&self) -> Option<u64> {
+        self.failed_at(u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn failed_at(&self, now: u64) -> Option<u64> {
+        self.untold.fetch_add(1, Ordering::Relaxed);
+        let last = self.told.load(Ordering::Relaxed);
+        let wait = u64::try_from(TOLD_AGAIN.as_millis()).unwrap_or(u64::MAX);
+        let due = last == 0 || now.saturating_sub(last) >= wait;
+        // Of those who come at the same time, one tells.
+        if due && self.told.compare_exchange(last, now.max(1), Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            return Some(self.untold.swap(0, Ordering::Relaxed));
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_is_told_from_time_to_time_with_how_often_it_happened() {
+        let log = FailureLog::new();
+        assert_eq!(log.failed_at(0), Some(1));
+        assert_eq!((1..=99).filter_map(|now| log.failed_at(now)).count(), 0);
+        assert_eq!(log.failed_at(10_001), Some(100));
+        assert_eq!(log.failed_at(10_002), None);
+        assert_eq!(log.failed_at(60_000), Some(2));
+    }
+}
