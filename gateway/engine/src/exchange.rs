@@ -3,10 +3,11 @@
 //! A driver reads a head, hands it to [`Run`], does what it is told (send a reply, or send the request to a pool), shows
 //! it the response, and says when it is over. `portcullis explain` does the same with no network at all.
 
-use crate::access_log::{FinalVerdict, Record, RecordPrincipal, RecordTls};
+use crate::access_log::{FinalVerdict, Record, RecordTls};
 use crate::causes;
 use crate::chain::{Chain, Ending, Step, Waiting};
 use crate::config::snapshot::{Action, ListenerPlan, Snapshot};
+use crate::decisions::would_refuse;
 use crate::normalise::Framing;
 use crate::pool::{BackendId, Pool, Selected};
 use crate::rescue::{self, Cause};
@@ -458,8 +459,9 @@ impl Run {
         // A client that goes away was not refused, and there is no check to show for it.
         let keep = self.outcome != FinalVerdict::Allow && self.reason != Some(reason::CLIENT_GONE);
         let audit = self.snapshot.audit.wants(keep);
-        if keep || audit || self.snapshot.access_log.is_on() {
-            self.tell(status, elapsed, keep, audit);
+        let shadowed = self.outcome == FinalVerdict::Allow && would_refuse(self.exchange.shadowed());
+        if keep || shadowed || audit || self.snapshot.access_log.is_on() {
+            self.tell(status, elapsed, keep || shadowed, audit);
         }
     }
 
@@ -467,7 +469,6 @@ impl Run {
     fn tell(&self, status: u16, elapsed: Duration, keep: bool, audit: bool) {
         let connection = self.exchange.connection();
         let certificate = self.exchange.certificate().verified();
-        let principal = self.exchange.principal();
         let id = self.exchange.decision_id();
         let record = Record {
             time: self.exchange.now(),
@@ -490,11 +491,7 @@ impl Run {
             route: self.exchange.route().map(|route| &**route),
             verdict: self.outcome,
             reason: self.reason,
-            principal: principal.map(|principal| RecordPrincipal {
-                sub: &principal.subject,
-                issuer: principal.issuer.as_deref(),
-                method: principal.method,
-            }),
+            principal: self.exchange.principal().map(|principal| &**principal),
             pool: self.upstream.pool.as_ref().map(|pool| &**pool.name()),
             backend: self.upstream.backend.as_deref(),
             attempts: self.upstream.attempts,

@@ -1,4 +1,4 @@
-//! The listener for operators: `/metrics`, `/decisions`, `/audit/head`, `/healthz` and `/readyz`.
+//! The listener for operators: `/metrics`, `/decisions`, `/audit/head`, `/jwks`, `/healthz` and `/readyz`.
 //!
 //! It stands apart from the data plane: its own socket, a bounded number of connections, one request each under a
 //! deadline, so that whoever reaches it can exhaust neither it nor the gateway. The two probes answer everybody; everything
@@ -21,6 +21,7 @@ use crate::config::raw;
 use crate::decisions::Decisions;
 use crate::metrics::Metrics;
 use arc_swap::{ArcSwap, ArcSwapOption};
+use portcullis_identity::assertion::AssertionSigner;
 use portcullis_plugin::{ConfigError, Env};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -76,6 +77,7 @@ pub struct Shown {
     pub decisions: Arc<Decisions>,
     /// That of the running configuration.
     pub audit: Arc<ArcSwap<AuditLog>>,
+    pub assertion: Arc<ArcSwapOption<AssertionSigner>>,
 }
 
 /// What the handlers share.

@@ -6,6 +6,7 @@ use crate::audit::AuditLog;
 use crate::chain::Chain;
 use crate::config::raw;
 use crate::decisions::Decisions;
+use portcullis_identity::assertion::AssertionSigner;
 use crate::forwarded::TrustedProxies;
 use crate::http1::HeadLimits;
 use crate::listen::ListenerSettings;
@@ -32,6 +33,8 @@ pub struct Snapshot {
     pub admin: Option<AdminSettings>,
     pub access_log: AccessLog,
     pub audit: AuditLog,
+    /// What signs assertions, if the configuration has it.
+    pub assertion: Option<Arc<AssertionSigner>>,
     /// Of the YAML files it was made from.
     pub sha256: String,
     /// The gateway's own, over all generations.
@@ -86,6 +89,7 @@ impl Snapshot {
     /// Takes over: from now on as many decisions are kept as this configuration says, and what works in the background
     /// does so: health checks, name resolution, key refresh.
     pub fn start(&self) {
+        self.audit.begin();
         // With no admin listener, nobody can ask for one.
         self.decisions.resize(self.admin.as_ref().map_or(0, AdminSettings::decisions));
         self.issuers.start();
