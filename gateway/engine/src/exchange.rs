@@ -56,6 +56,8 @@ pub struct Upstream {
     pub attempts: u32,
     /// From the choice of the backend to the head of its response.
     pub duration: Option<Duration>,
+    /// What went wrong with the last backend, for whoever asks why. No value of a field is in it.
+    pub trouble: Option<String>,
 }
 
 /// Body bytes.
@@ -246,7 +248,8 @@ impl Run {
             CertificateStatus::Verified(_) => return None,
             CertificateStatus::Missing => (reason::CERT_MISSING, Finding::new("a client certificate", "none")),
             CertificateStatus::Refused(refusal) => {
-                (refusal.reason, Finding::new(refusal.expected.as_str(), refusal.observed.as_str()))
+                let finding = Finding::new(refusal.expected.as_str(), refusal.observed.as_str());
+                (refusal.reason, Finding { hint: refusal.hint.clone(), ..finding })
             }
         };
         self.exchange.check("certificate", reason, false, || finding);
@@ -324,6 +327,7 @@ impl Run {
                 self.upstream.attempts += 1;
                 self.upstream.tried.push(selected.id());
                 self.upstream.backend = Some(selected.label().to_owned());
+                self.upstream.trouble = None;
                 Ok(selected)
             }
             // What went wrong with those that were tried is the cause then, not the health of others.

@@ -325,7 +325,7 @@ impl Filter for RateLimit {
             } else {
                 format!("none left; the next in {:?}", Duration::from_nanos(standing.retry_in))
             };
-            Finding::new(expected, observed)
+            Finding::new(expected, observed).hint("the client waits as `Retry-After` says; raise `rate` or `burst`, if so many are meant")
         });
         if allowed {
             return Verdict::Continue;

@@ -30,7 +30,8 @@ impl Refusal {
 
     /// 405: a method that is served nowhere.
     pub(crate) fn method(method: &str) -> Self {
-        Self { status: 405, reason: METHOD_NOT_ALLOWED, finding: Finding::new("a method other than CONNECT and TRACE", method) }
+        let finding = Finding::new("a method other than CONNECT and TRACE", method).hint("these two are served nowhere");
+        Self { status: 405, reason: METHOD_NOT_ALLOWED, finding }
     }
 
     /// 400: an upgrade that is asked for in a way that servers could read differently.

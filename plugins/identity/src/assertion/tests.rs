@@ -1,7 +1,6 @@
 use super::*;
 use portcullis_plugin::env::Kept;
 use portcullis_plugin::prometheus::Registry;
-use portcullis_plugin::units::TimeSpan;
 use portcullis_plugin::{CertificateFacts, ConfigError, DecisionId, Env, Method, Principal};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -125,7 +124,7 @@ fn a_time_without_a_key_is_found_before_it_comes() {
             json!([{ "file": "a.pem", "until": soon }, { "file": "b.pem", "from": soon, "until": later }]),
             vec!["no key signs from", &later],
         ),
-        (json!([{ "file": "a.pem", "from": later, "until": soon }, "b.pem"]), vec!["assertion.keys.0.until:", "before it begins"]),
+        (json!([{ "file": "a.pem", "from": later, "until": soon }, "b.pem"]), vec!["assertion.keys[0].until:", "before it begins"]),
         (json!([]), vec!["no key to sign with", "openssl"]),
     ] {
         let error = place.error(json!({ "keys": keys }));
