@@ -244,13 +244,13 @@ impl Authorize {
         let mut facts = Vec::new();
         // One that asks for nothing more holds, whoever calls.
         if about.iter().all(|rule| rule.asks_who()) {
-            let kinds: [(&str, fn(&Rule) -> &[String]); 3] = [
-                ("principal.roles", |rule| &rule.roles),
-                ("principal.scopes", |rule| &rule.scopes),
-                ("principal.groups", |rule| &rule.groups),
+            let any = |names: fn(&Rule) -> &[String]| about.iter().any(|rule| !names(rule).is_empty());
+            let read = [
+                ("principal.roles", any(|rule| &rule.roles)),
+                ("principal.scopes", any(|rule| &rule.scopes)),
+                ("principal.groups", any(|rule| &rule.groups)),
             ];
-            let read = kinds.into_iter().filter(|(_, names)| about.iter().any(|rule| !names(rule).is_empty()));
-            facts.extend(read.map(|(fact, _)| fact.to_owned()));
+            facts.extend(read.into_iter().filter(|(_, read)| *read).map(|(fact, _)| fact.to_owned()));
         }
         facts.extend(self.expression.iter().flat_map(Expression::facts));
         facts

@@ -20,7 +20,7 @@ use crate::gcra::{Buckets, Key, Quota, Standing};
 use crate::text::{TextError, textual};
 use portcullis_plugin::attribute::AttributeValue;
 use portcullis_plugin::prometheus::IntCounterVec;
-use portcullis_plugin::units::OneOrMany;
+use portcullis_plugin::units::{OneOrMany, TimeSpan};
 use portcullis_plugin::{
     Attribute, Build, ConfigError, Denial, Env, Exchange, Filter, FilterError, Finding, Needs, RequestHead, ResponseHead,
     Verdict, reason,
@@ -34,7 +34,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 const SECOND: u64 = 1_000_000_000;
 const MAX_KEYS: usize = 10_000_000;
@@ -323,9 +323,10 @@ impl Filter for RateLimit {
             let observed = if standing.allowed {
                 format!("{} left", standing.remaining)
             } else {
-                format!("none left; the next in {:?}", Duration::from_nanos(standing.retry_in))
+                format!("none left; the next in {}", TimeSpan::secs(seconds(standing.retry_in).max(1)))
             };
-            Finding::new(expected, observed).hint("the client waits as `Retry-After` says; raise `rate` or `burst`, if so many are meant")
+            Finding::new(expected, observed)
+                .hint("the client waits as `Retry-After` says; raise `rate` or `burst`, if so many are meant")
         });
         if allowed {
             return Verdict::Continue;

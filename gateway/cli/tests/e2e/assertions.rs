@@ -36,7 +36,8 @@ fn pem(seed: &str) -> &'static str {
 
 async fn start(upstream: &Upstream, keys: &str) -> Edge {
     let owner = |name: &str, key: &str| format!("{name} sha256:{key} owner={name}\n");
-    let owners = owner("alice", "60eb5e72ad489c76c22f5a2fd2e0055c15ccd209205e1b1b95d40d4fdda525bd") + &owner("bob", "15ec68b57f225aeeb8c170f15f4a49d74919d7fc6c30677b879e3cbc2584f392");
+    let owners = owner("alice", "60eb5e72ad489c76c22f5a2fd2e0055c15ccd209205e1b1b95d40d4fdda525bd")
+        + &owner("bob", "15ec68b57f225aeeb8c170f15f4a49d74919d7fc6c30677b879e3cbc2584f392");
     let setup = edge(CONFIG).with("KEYS", keys).with("UPSTREAM", upstream.address());
     setup.file("a.pem", pem("a")).file("b.pem", pem("b")).file("keys.txt", owners).start().await
 }
@@ -59,7 +60,8 @@ fn part(assertion: &str, at: usize) -> Value {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_to_come_is_published_on_the_route_and_for_operators_and_does_not_sign() {
     let upstream = Upstream::start().await.unwrap();
-    let edge = start(&upstream, "[{ file: b.pem, from: 2999-01-01T00:00:00Z }, { file: a.pem, until: 2999-01-01T00:00:00Z }]").await;
+    let edge =
+        start(&upstream, "[{ file: b.pem, from: 2999-01-01T00:00:00Z }, { file: a.pem, until: 2999-01-01T00:00:00Z }]").await;
     let published = json(edge.client().await, "/keys").await;
     assert_eq!(published["keys"].as_array().unwrap().len(), 2);
     let admin = edge.handle.admin_address().unwrap();
@@ -87,7 +89,7 @@ async fn an_assertion_is_reused_for_the_same_key_alone() {
     let edge = start(&upstream, "[a.pem]").await;
     let first = assertion(&edge, &upstream, ALICE).await;
     let bob = assertion(&edge, &upstream, BOB).await;
-    assert_eq!((part(&first, 1)["sub"].as_str(), part(&bob, 1)["sub"].as_str()), (Some("alice"), Some("bob")));
+    assert_eq!((part(&first, 1)["sub"].as_str(), part(&bob, 1)["sub"].as_str()), (Some("alice/alice"), Some("bob/bob")));
     assert_eq!(assertion(&edge, &upstream, ALICE).await, first);
     assert_eq!(assertion(&edge, &upstream, BOB).await, bob);
     let posted = edge.client().await.post("a", "/orders", &[("x-api-key", ALICE)], b"x").await.unwrap();

@@ -142,7 +142,10 @@ async fn a_rule_is_judged_by_what_is_logged_and_what_is_not_is_named() {
     }
     // Who asked is known, but not with which groups: a rule about them is not judged on a guess.
     for (rule, missing) in [
-        ("{ expression: '\"a\" in principal.groups' }", "principal.groups, which is not in the log: `access_log.principal: [groups]`"),
+        (
+            "{ expression: '\"a\" in principal.groups' }",
+            "principal.groups, which is not in the log: `access_log.principal: [groups]`",
+        ),
         ("{ expression: \"request.method == 'GET' || principal.client_id == 'x'\" }", "`access_log.principal: [client_id]`"),
         ("{ expression: \"principal.claims.tenant == 'acme'\" }", "principal.claims.tenant, which is never in the log"),
         ("{ expression: \"request.headers['x-a'] == 'b'\" }", "request.headers.x-a, which is not in the log"),
@@ -163,7 +166,11 @@ async fn where_the_log_has_roles_and_scopes_rules_about_them_are_judged() {
     let huge: Vec<String> = (0..200).map(|n| format!("role-{n}")).collect();
     let huge = issue(TokenSpec::new().scope("orders:read").roles(&huge.iter().map(String::as_str).collect::<Vec<_>>()));
     let partner = stage.clients.leaf("Acme").dns("acme.partner.example").issue().unwrap();
-    for call in [Call::get("/orders/1").bearer(&reader), Call::get("/orders/2").bearer(&huge), Call::get("/partners/1").over_tls(Some(&partner))] {
+    for call in [
+        Call::get("/orders/1").bearer(&reader),
+        Call::get("/orders/2").bearer(&huge),
+        Call::get("/partners/1").over_tls(Some(&partner)),
+    ] {
         assert_eq!(stage.log(&call).await.0.status, 200);
     }
     let log = stage.file("access.jsonl");
@@ -180,9 +187,15 @@ async fn where_the_log_has_roles_and_scopes_rules_about_them_are_judged() {
     assert_eq!((&all["changed"], &all["unknown"]), (&0.into(), &1.into()), "{all:#}");
     assert!(causes(&all)[0].contains("not known as a whole"), "{all:#}");
     // A certificate is known by its hash, and by what it made of its bearer.
-    let rule = |rule: &str| CONFIG.replace("[\"*.partner.example\"] } }]", &format!("[\"*.partner.example\"] }} }}, {{ authorize: {rule} }}]"));
+    let rule = |rule: &str| {
+        CONFIG.replace("[\"*.partner.example\"] } }]", &format!("[\"*.partner.example\"] }} }}, {{ authorize: {rule} }}]"))
+    };
     let all = by(&rule("{ expression: \"connection.cert.sha256 != '' && principal.method == 'certificate'\" }"));
-    assert_eq!((&all["changed"], &all["unknown"], &all["assumptions"]["client_auth"]), (&0.into(), &0.into(), &1.into()), "{all:#}");
+    assert_eq!(
+        (&all["changed"], &all["unknown"], &all["assumptions"]["client_auth"]),
+        (&0.into(), &0.into(), &1.into()),
+        "{all:#}"
+    );
     let all = by(&rule("{ expression: \"connection.cert.subject == 'CN=Acme'\" }"));
     assert!(all["unknown"] == 1 && causes(&all)[0].contains("connection.cert.subject"), "{all:#}");
 }

@@ -94,7 +94,8 @@ impl Builder {
         if self.issuer_down {
             provider.go_down().await;
         }
-        let begin = format!("{}{COMMON}", self.listeners).replace("{UPSTREAM}", &upstream.address().to_string())
+        let begin = format!("{}{COMMON}", self.listeners)
+            .replace("{UPSTREAM}", &upstream.address().to_string())
             .replace("{LOGGED}", self.logged);
         let path = folder.path().join("edge.yaml");
         std::fs::write(&path, format!("{begin}{}", config.replace(ISSUER, provider.issuer()))).unwrap();

@@ -14,9 +14,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 /// What a listing says of a decision: every member by its name in the decision itself.
-const LISTED: [&str; 12] = [
-    "decision_id", "time", "listener", "route", "verdict", "status", "reason", "client", "method", "host", "path", "shadow",
-];
+const LISTED: [&str; 12] =
+    ["decision_id", "time", "listener", "route", "verdict", "status", "reason", "client", "method", "host", "path", "shadow"];
 
 /// `get` answers HEAD too, and any other method with 405.
 pub(super) fn router(shared: Arc<Shared>) -> Router {

@@ -125,9 +125,15 @@ async fn the_token_opens_everything_but_the_probes_which_are_open() {
     let twice = format!("{}{}", with(TOKEN), with(TOKEN));
     let basic = format!("authorization: Basic {TOKEN}\r\n");
     for headers in ["", "authorization:\r\n", &wrong, &twice, &basic] {
-        for path in
-            ["/metrics", "/nothing", "/metrics?token=x", "/decisions", "/decisions/0123456789abcdef01234567", "/audit/head", "/jwks"]
-        {
+        for path in [
+            "/metrics",
+            "/nothing",
+            "/metrics?token=x",
+            "/decisions",
+            "/decisions/0123456789abcdef01234567",
+            "/audit/head",
+            "/jwks",
+        ] {
             let answer = running.ask("GET", path, headers).await;
             assert_eq!((answer.status, answer.body.as_str()), (401, ""), "{path} {headers}");
             assert!(answer.head.contains("www-authenticate: bearer"), "{}", answer.head);

@@ -2,8 +2,8 @@
 
 use super::file::Torn;
 use super::queue::Missing;
-use crate::access_log::{Record, Tells};
 use crate::access_log::json::Object;
+use crate::access_log::{Record, Tells};
 use crate::decisions::{self, KeptCheck};
 use portcullis_plugin::Check;
 use std::path::Path;

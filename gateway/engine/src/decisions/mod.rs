@@ -166,9 +166,8 @@ impl Decisions {
     pub fn find(&self, id: &str) -> Option<Arc<Decision>> {
         let rings = self.rings.lock();
         // From the newest: that is what people ask for.
-        let find = |ring: &VecDeque<Kept>| {
-            ring.iter().rev().find(|kept| kept.id.as_str() == id).map(|kept| Arc::clone(&kept.decision))
-        };
+        let find =
+            |ring: &VecDeque<Kept>| ring.iter().rev().find(|kept| kept.id.as_str() == id).map(|kept| Arc::clone(&kept.decision));
         find(&rings.refused).or_else(|| find(&rings.shadowed))
     }
 

@@ -59,7 +59,9 @@ impl Selection {
             "reason" => {
                 let odd = |b: u8| !(b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'.'));
                 if value.bytes().any(odd) || !value.contains('.') {
-                    return Err(format!("`reason` is a reason code or the beginning of some, with a dot: token.expired, token.; `{told}` is neither"));
+                    return Err(format!(
+                        "`reason` is a reason code or the beginning of some, with a dot: token.expired, token.; `{told}` is neither"
+                    ));
                 }
                 self.reason.replace(value).is_none()
             }
@@ -69,9 +71,12 @@ impl Selection {
                 let network = value.parse().map_err(|error| format!("`client`: {error}"))?;
                 self.client.replace(network).is_none()
             }
-            "since" => self.since.replace(since(&value, now).ok_or_else(|| {
-                format!("`since` is a time or how long ago: 2026-01-31T12:00:00Z, 15m; `{told}` is neither")
-            })?).is_none(),
+            "since" => self
+                .since
+                .replace(since(&value, now).ok_or_else(|| {
+                    format!("`since` is a time or how long ago: 2026-01-31T12:00:00Z, 15m; `{told}` is neither")
+                })?)
+                .is_none(),
             "shadow" => {
                 let only = value.parse().map_err(|_| format!("`shadow` is true or false, not `{told}`"))?;
                 self.shadow.replace(only).is_none()
@@ -92,7 +97,8 @@ impl Selection {
 
     pub(super) fn takes(&self, decision: &Decision) -> bool {
         let Self { reason, route, listener, client, since, shadow, limit: _ } = self;
-        let mut reasons = decision.reason.into_iter().chain(decision.shadow.iter().filter_map(|shadow| Some(shadow.reason?.as_str())));
+        let mut reasons =
+            decision.reason.into_iter().chain(decision.shadow.iter().filter_map(|shadow| Some(shadow.reason?.as_str())));
         reason.as_ref().is_none_or(|wanted| reasons.any(|reason| begins(reason, wanted)))
             && route.as_ref().is_none_or(|wanted| decision.route.as_ref() == Some(wanted))
             && listener.as_ref().is_none_or(|wanted| decision.listener == *wanted)

@@ -3,12 +3,7 @@ use portcullis_plugin::{Finding, reason};
 
 fn record<'a>(id: &'a str, verdict: FinalVerdict) -> Record<'a> {
     let peer = "192.0.2.7:1234".parse().unwrap();
-    Record {
-        verdict,
-        status: 401,
-        reason: Some(reason::TOKEN_EXPIRED),
-        ..Record::new(SystemTime::UNIX_EPOCH, id, "https", peer)
-    }
+    Record { verdict, status: 401, reason: Some(reason::TOKEN_EXPIRED), ..Record::new(SystemTime::UNIX_EPOCH, id, "https", peer) }
 }
 
 fn check(name: &'static str, text: &str) -> Check {

@@ -257,7 +257,8 @@ impl ProxyHttp for Driver {
                 );
                 selected.record(BackendOutcome::ConnectFailed);
             }
-            context.run()?.upstream_mut().trouble = Some("it does not speak HTTP/2, which the pool's `protocol` asks for".to_owned());
+            context.run()?.upstream_mut().trouble =
+                Some("it does not speak HTTP/2, which the pool's `protocol` asks for".to_owned());
             return context.decide(Cause::Connect);
         }
         let host = context.pool.as_ref().and_then(|pool| pool.host().map(str::to_owned));
@@ -311,7 +312,7 @@ impl ProxyHttp for Driver {
             if let Some(selected) = context.selected.take() {
                 selected.record(BackendOutcome::Invalid);
             }
-            context.run()?.upstream_mut().trouble = Some(refusal.finding.observed);
+            context.run()?.upstream_mut().trouble = Some(refusal.told());
             return context.decide(Cause::UpstreamInvalid);
         }
         Ok(())
@@ -523,6 +524,8 @@ fn trouble(error: &Error) -> Option<String> {
         E::TLSHandshakeFailure => "the TLS handshake failed",
         E::InvalidCert => "its certificate is not accepted",
         E::ReadTimedout => "nothing came from it for longer than that, or the time for all of it was over",
+        E::InvalidHTTPHeader | E::H1Error => "its head cannot be read as HTTP/1.1 in one way",
+        E::InvalidH2 | E::H2Error => "it breaks the rules of HTTP/2",
         E::WriteTimedout => "it took nothing for longer than that",
         _ => return None,
     };

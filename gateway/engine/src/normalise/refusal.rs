@@ -39,6 +39,11 @@ impl Refusal {
         Self { status: 400, reason: REQUEST_UPGRADE_REFUSED, finding: Finding::new(expected, observed) }
     }
 
+    /// What is told of a message that is another's, where there is no room for both parts.
+    pub(crate) fn told(&self) -> String {
+        format!("{}, instead of {}", self.finding.observed, self.finding.expected)
+    }
+
     /// 502: an upstream's response that two clients could read differently.
     pub(crate) fn upstream(expected: impl Into<String>, observed: impl Into<String>) -> Self {
         Self { status: 502, reason: UPSTREAM_INVALID, finding: Finding::new(expected, observed) }

@@ -1,9 +1,9 @@
 use super::*;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use portcullis_plugin::env::Kept;
 use portcullis_plugin::prometheus::Registry;
 use portcullis_plugin::{CertificateFacts, ConfigError, DecisionId, Env, Method, Principal};
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -95,7 +95,8 @@ fn a_key_is_published_before_it_signs_and_for_a_while_after() {
         assert_eq!(kids(&signer, after(seconds)).iter().collect::<Vec<_>>(), published, "{seconds}");
     }
     // Whatever was signed can be verified as long as it is good, also by a clock that is 5 s late.
-    let last = part(&signer.sign(&statement(&signer.purpose("x", Vec::new()), &alice(), 3599)).unwrap(), 1)["exp"].as_u64().unwrap();
+    let last =
+        part(&signer.sign(&statement(&signer.purpose("x", Vec::new()), &alice(), 3599)).unwrap(), 1)["exp"].as_u64().unwrap();
     assert!(kids(&signer, SystemTime::UNIX_EPOCH + Duration::from_secs(last + 5)).contains(&a));
 }
 
@@ -119,12 +120,18 @@ fn a_time_without_a_key_is_found_before_it_comes() {
         (json!([{ "file": "a.pem", "from": soon }]), vec!["assertion.keys:", "no key signs now", &soon]),
         (json!([{ "file": "a.pem", "until": "2020-01-01T00:00:00Z" }]), vec!["no key signs now", "needs no `until`"]),
         (json!([{ "file": "a.pem", "until": soon }]), vec!["no key signs from", &soon, "needs no `until`"]),
-        (json!([{ "file": "a.pem", "until": soon }, { "file": "b.pem", "from": later }]), vec!["no key signs from", &soon, &later]),
+        (
+            json!([{ "file": "a.pem", "until": soon }, { "file": "b.pem", "from": later }]),
+            vec!["no key signs from", &soon, &later],
+        ),
         (
             json!([{ "file": "a.pem", "until": soon }, { "file": "b.pem", "from": soon, "until": later }]),
             vec!["no key signs from", &later],
         ),
-        (json!([{ "file": "a.pem", "from": later, "until": soon }, "b.pem"]), vec!["assertion.keys[0].until:", "before it begins"]),
+        (
+            json!([{ "file": "a.pem", "from": later, "until": soon }, "b.pem"]),
+            vec!["assertion.keys[0].until:", "before it begins"],
+        ),
         (json!([]), vec!["no key to sign with", "openssl"]),
     ] {
         let error = place.error(json!({ "keys": keys }));
@@ -170,8 +177,7 @@ fn unless_it_is_asked_for_each_request_has_an_assertion_of_its_own() {
     let place = Place::new();
     let (signer, alice) = (place.signer(json!({})).unwrap(), alice());
     let purpose = signer.purpose("orders", Vec::new());
-    let ids: Vec<_> =
-        (0..2).map(|_| part(&signer.sign(&statement(&purpose, &alice, 0)).unwrap(), 1)["jti"].clone()).collect();
+    let ids: Vec<_> = (0..2).map(|_| part(&signer.sign(&statement(&purpose, &alice, 0)).unwrap(), 1)["jti"].clone()).collect();
     assert_ne!(ids[0], ids[1]);
 }
 

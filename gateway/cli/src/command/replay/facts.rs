@@ -70,8 +70,20 @@ impl Facts {
             _ if fact.starts_with("request.query") => {
                 self.query_in_part.then(|| format!("{fact}, and a secret was taken out of the query in the log"))
             }
-            _ if fact.starts_with("connection.cert.") => if self.has_certificate() { never() } else { None },
-            _ if fact.starts_with("principal.") => if who { self.lacks_of_principal(fact) } else { None },
+            _ if fact.starts_with("connection.cert.") => {
+                if self.has_certificate() {
+                    never()
+                } else {
+                    None
+                }
+            }
+            _ if fact.starts_with("principal.") => {
+                if who {
+                    self.lacks_of_principal(fact)
+                } else {
+                    None
+                }
+            }
             // Whatever a later version knows more.
             _ => never(),
         }
@@ -91,7 +103,9 @@ impl Facts {
             "principal.sub" => cut(&known.sub),
             "principal.issuer" => known.issuer.as_deref().and_then(cut),
             "principal.client_id" => match &known.client_id {
-                None => Some(format!("{fact}, which is not in the log: `access_log.principal: [client_id]` would have put it there")),
+                None => {
+                    Some(format!("{fact}, which is not in the log: `access_log.principal: [client_id]` would have put it there"))
+                }
                 Some(told) => told.as_deref().and_then(cut),
             },
             "principal.scopes" => list(&known.scopes, "scopes"),

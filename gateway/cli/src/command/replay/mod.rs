@@ -6,12 +6,12 @@ mod recorded;
 mod summary;
 
 use super::{FINDING, GOOD, USAGE, colours, exit, fail, input, print};
+use facts::Facts;
 use line::{Decision, Line};
 use portcullis::config::inspect::{self, Inspection};
 use portcullis::config::snapshot::{Action, ListenerPlan};
 use portcullis::explain::{ExplainError, Explanation, Query, rehearse};
 use portcullis::plugin::Exchange;
-use facts::Facts;
 use recorded::{Found, Then, UNKNOWN, Unknown};
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -118,11 +118,7 @@ async fn again(inspection: &Inspection, line: &Line) -> Outcome {
         Err(cause) => return cannot_tell(cause),
     };
     let found = Arc::new(Mutex::new(Found::default()));
-    let known = Then {
-        refused: line.refused_for(),
-        facts: Facts::of(line),
-        found: Arc::clone(&found),
-    };
+    let known = Then { refused: line.refused_for(), facts: Facts::of(line), found: Arc::clone(&found) };
     let certified = known.facts.has_certificate();
     let prepare = |exchange: &mut Exchange| {
         if let Some(certificate) = known.facts.certificate() {

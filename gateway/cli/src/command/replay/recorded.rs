@@ -140,7 +140,8 @@ impl<F: Replayable> Filter for Recorded<F> {
                 let facts = self.0.facts(request);
                 let who = exchange.principal().is_some();
                 lacks = facts.iter().find_map(|fact| then.facts.lacks(fact, who));
-                if lacks.is_none() && then.facts.has_certificate() && facts.iter().any(|fact| fact.starts_with("connection.cert")) {
+                if lacks.is_none() && then.facts.has_certificate() && facts.iter().any(|fact| fact.starts_with("connection.cert"))
+                {
                     found.assumed.push("client_auth");
                 }
                 lacks.as_ref().map(|_| Answer::Unknown)

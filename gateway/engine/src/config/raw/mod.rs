@@ -9,9 +9,7 @@ mod pool;
 mod request;
 mod route;
 
-pub use listener::{
-    Alpn, Certificate, ClientAuth, ClientAuthMode, Driver, Listener, ProxyProtocol, Tls, TlsVersion,
-};
+pub use listener::{Alpn, Certificate, ClientAuth, ClientAuthMode, Driver, Listener, ProxyProtocol, Tls, TlsVersion};
 pub use operate::{AccessLog, Admin, AuditDecisions, AuditFailure, AuditLog, PrincipalMember, Shutdown};
 pub use pool::{Backend, Balance, Health, HealthStart, HttpCheck, Pool, Protocol, Timeouts, UpstreamTls};
 pub use request::{DotSegments, DuplicateSlashes, EncodedSlashes, Limits, Normalise};

@@ -44,8 +44,10 @@ impl Broken {
     /// What is to be told of it beside its cause. `end`: when all of it had to be over.
     pub fn trouble(&self, end: Option<Instant>) -> Option<String> {
         match self {
-            Self::BackendInvalid(refusal) => Some(refusal.finding.observed.clone()),
-            Self::BackendTimeout if end.is_some_and(|end| Instant::now() >= end) => Some("the time for all of it was over".to_owned()),
+            Self::BackendInvalid(refusal) => Some(refusal.told()),
+            Self::BackendTimeout if end.is_some_and(|end| Instant::now() >= end) => {
+                Some("the time for all of it was over".to_owned())
+            }
             Self::BackendTimeout => Some("nothing came from it, or it took nothing, for longer than that".to_owned()),
             _ => None,
         }

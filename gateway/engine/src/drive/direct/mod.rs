@@ -142,6 +142,7 @@ async fn forward(client: &mut ClientSide<'_>, run: &mut Run, buffers: &mut Buffe
         if let Broken::BackendInvalid(refusal) = &broken {
             tracing::warn!(
                 backend = selected.label(),
+                expected = refusal.finding.expected,
                 observed = refusal.finding.observed,
                 "the response of the backend is ambiguous"
             );
