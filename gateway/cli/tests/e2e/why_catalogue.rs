@@ -283,7 +283,7 @@ issuers:
 pools:
   up: { backends: [{ address: "UPSTREAM" }], retries: 0, timeouts: { read: 200ms } }
   whole: { backends: [{ address: "UPSTREAM" }], retries: 0, timeouts: { total: 200ms } }
-  tls: { backends: [{ address: "UPSTREAM" }], retries: 0, tls: { server_name: backend.example }, timeouts: { connect: 300ms } }
+  tls: { backends: [{ address: "UPSTREAM" }], retries: 0, protocol: http/1.1, tls: { server_name: backend.example }, timeouts: { connect: 300ms } }
   closed: { backends: [{ address: "CLOSED" }], retries: 0 }
   down: { backends: [{ address: "CLOSED" }], health: { start: unhealthy } }
 routes:
