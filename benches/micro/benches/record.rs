@@ -3,7 +3,7 @@
 
 use divan::counter::BytesCount;
 use divan::{AllocProfiler, Bencher, black_box};
-use portcullis_engine::access_log::{AccessLog, Sink};
+use portcullis_engine::access_log::{AccessLog, Sink, Tells};
 use portcullis_engine::metrics::Metrics;
 use portcullis_micro::log_record;
 use portcullis_plugin::{DecisionId, Mode};
@@ -38,10 +38,10 @@ fn metrics_of_a_request(bencher: Bencher) {
 #[divan::bench]
 fn log_line(bencher: Bencher) {
     let (record, mut line) = (log_record(), Vec::with_capacity(1024));
-    record.write(&mut line);
+    record.write(&mut line, Tells::default());
     bencher.counter(BytesCount::of_slice(&line)).bench_local(|| {
         line.clear();
-        black_box(&record).write(&mut line);
+        black_box(&record).write(&mut line, Tells::default());
         line.len()
     });
 }

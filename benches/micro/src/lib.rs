@@ -11,18 +11,18 @@
 // A benchmark that cannot be set up can only stop; there is nobody to answer.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use portcullis_engine::access_log::{FinalVerdict, Record, RecordPrincipal, RecordTls};
+use portcullis_engine::access_log::{FinalVerdict, Record, RecordTls};
 use portcullis_engine::config::raw;
 use portcullis_engine::metrics::Metrics;
 use portcullis_engine::pool::Pool;
 use portcullis_identity::{Algorithm, Issuer, IssuerConfig, Issuers};
 use portcullis_plugin::units::{ByteSize, OneOrMany};
-use portcullis_plugin::{Exchange, RequestHead};
+use portcullis_plugin::{Exchange, Principal, RequestHead};
 use portcullis_testkit::{Alg, TestEnv, TokenIssuer, TokenSpec, request};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
 pub const HOST: &str = "api.bench.test";
@@ -120,6 +120,12 @@ pub fn pool(balance: &str, count: usize) -> Arc<Pool> {
     Pool::compile("bench", serde_json::from_value(pool).expect("a pool"), env.env(), &Metrics::new()).expect("a pool")
 }
 
+static CALLER: LazyLock<Principal> = LazyLock::new(|| {
+    let mut caller = Principal::new("bearer", "user-17");
+    caller.issuer = Some(ISSUER.into());
+    caller
+});
+
 /// What the access log says of an ordinary allowed request.
 pub fn log_record() -> Record<'static> {
     let peer = SocketAddr::from(([203, 0, 113, 7], 50_123));
@@ -138,7 +144,7 @@ pub fn log_record() -> Record<'static> {
         status: 200,
         route: Some("orders"),
         verdict: FinalVerdict::Allow,
-        principal: Some(RecordPrincipal { sub: "user-17", issuer: Some(ISSUER), method: "bearer" }),
+        principal: Some(&CALLER),
         pool: Some("orders"),
         backend: Some("10.0.1.10:8080"),
         attempts: 1,

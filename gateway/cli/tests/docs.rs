@@ -78,6 +78,7 @@ async fn every_configuration_in_the_docs_holds() {
     env.file("audit.key", "0123456789abcdef0123456789abcdef\n").unwrap();
     // A server's key is as good as any for signing assertions.
     env.file("keys/assertion.pem", server.key_pem()).unwrap();
+    env.file("keys/2027.pem", pki.server(&["next.example.com"]).unwrap().key_pem()).unwrap();
 
     let mut checked = 0;
     for page in pages() {

@@ -68,6 +68,7 @@ fn upstream(cause: &Cause, facts: &Facts<'_>) -> Option<(&'static str, &'static 
     let name = pool.map_or("?", |pool| pool.name());
     let backend = facts.upstream.backend.as_deref().unwrap_or("?");
     let attempts = facts.upstream.attempts;
+    let trouble = |otherwise: &str| facts.upstream.trouble.clone().unwrap_or_else(|| otherwise.to_owned());
     let tried = if attempts > 1 { format!(", the last of {attempts} that were tried") } else { String::new() };
     let told = match cause {
         Cause::NoHealthyBackend => {
@@ -80,7 +81,7 @@ fn upstream(cause: &Cause, facts: &Facts<'_>) -> Option<(&'static str, &'static 
             let hint = "does it listen, is it reachable from here, and does its TLS fit the pool's `tls`? The gateway's log has more \
                         at PORTCULLIS_LOG=debug";
             let expected = format!("a connection to {backend}{limit}");
-            ("pool", "connect", Finding::new(expected, format!("it failed, or took longer{tried}")).hint(hint))
+            ("pool", "connect", Finding::new(expected, format!("{}{tried}", trouble("it failed, or took longer"))).hint(hint))
         }
         Cause::UpstreamTimeout => {
             let limits = pool.map(|pool| pool.timeouts()).map(|timeouts| match timeouts.total {
@@ -89,7 +90,7 @@ fn upstream(cause: &Cause, facts: &Facts<'_>) -> Option<(&'static str, &'static 
             });
             let expected = format!("an answer from {backend}{}", limits.unwrap_or_default());
             let hint = "look at the backend under the decision id; raise the pool's `timeouts`, if it may take longer";
-            ("pool", "timeout", Finding::new(expected, format!("it took longer{tried}")).hint(hint))
+            ("pool", "timeout", Finding::new(expected, format!("{}{tried}", trouble("it took longer"))).hint(hint))
         }
         Cause::UpstreamReset => {
             let hint = "look at the backend's log under the decision id: it crashed, restarted, or closes idle connections sooner than the \
@@ -101,7 +102,7 @@ fn upstream(cause: &Cause, facts: &Facts<'_>) -> Option<(&'static str, &'static 
             let expected = format!("one HTTP response from {backend} that can be read in one way only");
             let hint =
                 "ask the backend without the gateway (`curl -v`): look for two lengths, a broken header, or no HTTP at all";
-            ("pool", "response", Finding::new(expected, "what it sent is not that").hint(hint))
+            ("pool", "response", Finding::new(expected, trouble("what it sent is not that")).hint(hint))
         }
         _ => return None,
     };

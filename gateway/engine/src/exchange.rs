@@ -3,10 +3,11 @@
 //! A driver reads a head, hands it to [`Run`], does what it is told (send a reply, or send the request to a pool), shows
 //! it the response, and says when it is over. `portcullis explain` does the same with no network at all.
 
-use crate::access_log::{FinalVerdict, Record, RecordPrincipal, RecordTls};
+use crate::access_log::{FinalVerdict, Record, RecordTls};
 use crate::causes;
 use crate::chain::{Chain, Ending, Step, Waiting};
 use crate::config::snapshot::{Action, ListenerPlan, Snapshot};
+use crate::decisions::would_refuse;
 use crate::forwarded_cert::client_certificate;
 use crate::normalise::Framing;
 use crate::pool::{BackendId, Pool, Selected};
@@ -58,6 +59,8 @@ pub struct Upstream {
     pub attempts: u32,
     /// From the choice of the backend to the head of its response.
     pub duration: Option<Duration>,
+    /// What went wrong with the last backend, for whoever asks why. No value of a field is in it.
+    pub trouble: Option<String>,
 }
 
 /// Body bytes.
@@ -253,7 +256,8 @@ impl Run {
             CertificateStatus::Verified(_) => return None,
             CertificateStatus::Missing => (reason::CERT_MISSING, Finding::new("a client certificate", "none")),
             CertificateStatus::Refused(refusal) => {
-                (refusal.reason, Finding::new(refusal.expected.as_str(), refusal.observed.as_str()))
+                let finding = Finding::new(refusal.expected.as_str(), refusal.observed.as_str());
+                (refusal.reason, Finding { hint: refusal.hint.clone(), ..finding })
             }
         };
         self.exchange.check("certificate", reason, false, || finding);
@@ -331,6 +335,7 @@ impl Run {
                 self.upstream.attempts += 1;
                 self.upstream.tried.push(selected.id());
                 self.upstream.backend = Some(selected.label().to_owned());
+                self.upstream.trouble = None;
                 Ok(selected)
             }
             // What went wrong with those that were tried is the cause then, not the health of others.
@@ -466,8 +471,9 @@ impl Run {
         // A client that goes away was not refused, and there is no check to show for it.
         let keep = self.outcome != FinalVerdict::Allow && self.reason != Some(reason::CLIENT_GONE);
         let audit = self.snapshot.audit.wants(keep);
-        if keep || audit || self.snapshot.access_log.is_on() {
-            self.tell(status, elapsed, keep, audit);
+        let shadowed = self.outcome == FinalVerdict::Allow && would_refuse(self.exchange.shadowed());
+        if keep || shadowed || audit || self.snapshot.access_log.is_on() {
+            self.tell(status, elapsed, keep || shadowed, audit);
         }
     }
 
@@ -475,7 +481,6 @@ impl Run {
     fn tell(&self, status: u16, elapsed: Duration, keep: bool, audit: bool) {
         let connection = self.exchange.connection();
         let certificate = self.handshake.verified();
-        let principal = self.exchange.principal();
         let id = self.exchange.decision_id();
         let record = Record {
             time: self.exchange.now(),
@@ -498,11 +503,7 @@ impl Run {
             route: self.exchange.route().map(|route| &**route),
             verdict: self.outcome,
             reason: self.reason,
-            principal: principal.map(|principal| RecordPrincipal {
-                sub: &principal.subject,
-                issuer: principal.issuer.as_deref(),
-                method: principal.method,
-            }),
+            principal: self.exchange.principal().map(|principal| &**principal),
             pool: self.upstream.pool.as_ref().map(|pool| &**pool.name()),
             backend: self.upstream.backend.as_deref(),
             attempts: self.upstream.attempts,

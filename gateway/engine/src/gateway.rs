@@ -12,11 +12,12 @@ use crate::drive::pingora::Driver;
 use crate::listen;
 use crate::metrics::{ListenerMetrics, Metrics};
 use crate::watch::Watcher;
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::Mutex;
 use pingora::apps::HttpServerApp;
 use pingora::server::configuration::ServerConf;
 use pingora_proxy::http_proxy;
+use portcullis_identity::assertion::AssertionSigner;
 use portcullis_plugin::env::Kept;
 use portcullis_plugin::{Build, ConfigError, FilterFactory, FilterTable};
 use std::net::SocketAddr;
@@ -172,11 +173,15 @@ impl Builder {
             broken: watch::channel(false).0,
             readiness,
             metrics,
+            assertion: Arc::default(),
         });
         let snapshot = inner.current.snapshot();
-        inner.open(&snapshot, inner.bind_missing(&snapshot)?);
+        let bound = inner.bind_missing(&snapshot)?;
+        inner.assertion.store(snapshot.assertion.clone());
         inner.open_admin(&snapshot).await?;
+        // From here on nothing fails, and requests may come.
         snapshot.start();
+        inner.open(&snapshot, bound);
         inner.compiler.settle();
         inner.metrics.config_started(1);
         let listeners = inner.listeners();
@@ -267,6 +272,8 @@ pub(crate) struct Inner {
     broken: watch::Sender<bool>,
     readiness: Readiness,
     metrics: Arc<Metrics>,
+    /// That of the running configuration, for the admin listener.
+    assertion: Arc<ArcSwapOption<AssertionSigner>>,
 }
 
 type Bound = (Arc<ListenerPlan>, std::net::TcpListener, SocketAddr);
@@ -400,6 +407,7 @@ impl Inner {
         self.open_admin(&snapshot).await?;
         snapshot.start();
         self.current.0.store(Arc::clone(&snapshot));
+        self.assertion.store(snapshot.assertion.clone());
         self.open(&snapshot, bound);
         self.compiler.settle();
         self.account(&snapshot);
@@ -432,6 +440,7 @@ impl Inner {
             readiness: self.readiness.clone(),
             decisions: Arc::clone(&self.compiler.decisions),
             audit: Arc::clone(&self.compiler.audit),
+            assertion: Arc::clone(&self.assertion),
         }
     }
 

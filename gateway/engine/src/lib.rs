@@ -40,5 +40,6 @@ pub mod pool;
 pub mod refusals;
 pub mod rescue;
 pub mod route;
+mod spool;
 pub mod watch;
 mod weak_map;

@@ -105,7 +105,7 @@ reasons! {
     TOKEN_NOT_YET_VALID = "token.not_yet_valid", 401, "The token's `nbf` or `iat` lies in the future, leeway included.", "Check the clocks of the issuer and of this machine.";
     TOKEN_SCOPE_MISSING = "token.scope.missing", 403, "The token is valid, but lacks a required scope.", "Have the client request the scope.";
     TOKEN_ROLE_MISSING = "token.role.missing", 403, "The token is valid, but its user has none of the required roles.", "Grant the role, or check the issuer's role mapping.";
-    TOKEN_CLAIM_MISMATCH = "token.claim.mismatch", 403, "The token is valid, but a claim has not the required value.", "Compare `expected` and `observed`.";
+    TOKEN_CLAIM_MISMATCH = "token.claim.mismatch", 403, "The token is valid, but a claim has not the required value.", "Have the issuer put a value that is expected into the claim, or correct the route's `claims`.";
     TOKEN_BINDING_MISMATCH = "token.binding.mismatch", 401, "The token is bound to a key or certificate (`cnf`) that this request does not prove, or that this route cannot check.", "Send the proof, or use a token without binding.";
     DPOP_PROOF_INVALID = "dpop.proof.invalid", 401, "The request has no DPoP proof, or one that is not good for this request and this token (RFC 9449, section 4.3).", "The failed check names the part: method, URL, time, token, key or signature; the client makes a new proof for each request.";
     DPOP_NONCE_REQUIRED = "dpop.nonce.required", 401, "The DPoP proof has no nonce of this gateway, or one that is too old.", "The client repeats the request with the nonce from `DPoP-Nonce`; nothing, unless there are many.";
@@ -118,7 +118,7 @@ reasons! {
     API_KEY_EXPIRED = "api_key.expired", 401, "The API key is known, but past its `expires`.", "Issue a new key.";
     ISSUER_UNAVAILABLE = "issuer.unavailable", 503, "The issuer is needed and cannot be had: it never gave keys, its last keys are older than allowed, or it does not say whether a token is active.", "Look at the hint; check the issuer, the way to it and the credentials of `introspection`; see portcullis_issuer_keys_age_seconds.";
     IDENTITY_MISSING = "identity.missing", 403, "A header or key that must come from a verified identity has no value.", "Put an authenticating filter before, or make the header optional.";
-    AUTHORIZE_DENIED = "authorize.denied", 403, "The route's rule does not allow this request; 401 instead of 403 if the rule asks who is calling and nobody is known.", "Compare the rule with the principal.";
+    AUTHORIZE_DENIED = "authorize.denied", 403, "The route's rule does not allow this request; 401 instead of 403 if the rule asks who is calling and nobody is known.", "Compare the rule with the request and the principal; `portcullis explain` says what another request would come to.";
     AUTHORIZE_EXTERNAL_DENIED = "authorize.external.denied", 403, "The authorization service that the route asks does not allow this request; 401 instead of 403 if that is what the service answered.", "Look into the service's own log under the decision id, which it is told as `X-Decision-Id`.";
     AUTHORIZE_EXTERNAL_UNAVAILABLE = "authorize.external.unavailable", 503, "The authorization service that the route asks gave no answer that counts: none in time, or none but 2xx, 401 and 403.", "Look at `observed`; check the service, the way to it, and `timeout` and `max_concurrent` of the route's external_authorize filter.";
     RATE_EXCEEDED = "rate.exceeded", 429, "The caller has used up its rate.", "Wait for `Retry-After` seconds.";

@@ -13,11 +13,13 @@
 //! it; filters before it may ask for whatever they like.
 
 use crate::signed_identity::signer;
+use portcullis_identity::assertion::signer::at;
 use portcullis_plugin::units::TimeSpan;
 use portcullis_plugin::{Build, ConfigError, Env, Exchange, Filter, Method, Needs, Reply, RequestHead, Verdict};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 /// How the keys are given out.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -33,7 +35,8 @@ fn default_max_age() -> TimeSpan {
     TimeSpan::secs(300)
 }
 
-pub struct AssertionKeys(Reply);
+/// From when on which reply is given.
+pub struct AssertionKeys(Vec<(SystemTime, Reply)>);
 
 impl Build for AssertionKeys {
     const NAME: &'static str = "assertion_keys";
@@ -47,19 +50,22 @@ impl Build for AssertionKeys {
                 .help("at most 1d")
                 .at("max_age"));
         }
-        let mut reply = Reply::new(200).body("application/jwk-set+json", signer(env)?.jwks().to_vec());
-        reply
-            .headers
-            .set("cache-control", format!("public, max-age={}", max_age.get().as_secs()))
-            .map_err(|error| ConfigError::new(error.to_string()).at("max_age"))?;
-        Ok(Self(reply))
+        let reply = |(start, keys): &(SystemTime, Arc<[u8]>)| {
+            let mut reply = Reply::new(200).body("application/jwk-set+json", keys.to_vec());
+            reply
+                .headers
+                .set("cache-control", format!("public, max-age={}", max_age.get().as_secs()))
+                .map_err(|error| ConfigError::new(error.to_string()).at("max_age"))?;
+            Ok((*start, reply))
+        };
+        signer(env)?.published().iter().map(reply).collect::<Result<_, _>>().map(Self)
     }
 }
 
 impl Filter for AssertionKeys {
-    fn request(&self, request: &mut RequestHead, _exchange: &mut Exchange) -> Verdict {
-        match request.method() {
-            Method::Get | Method::Head => Verdict::Respond(self.0.clone()),
+    fn request(&self, request: &mut RequestHead, exchange: &mut Exchange) -> Verdict {
+        match (request.method(), at(&self.0, exchange.now())) {
+            (Method::Get | Method::Head, Some(reply)) => Verdict::Respond(reply.clone()),
             _ => Verdict::Continue,
         }
     }

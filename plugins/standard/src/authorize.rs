@@ -237,6 +237,25 @@ impl Filter for Authorize {
 }
 
 impl Authorize {
+    /// The facts by which a request like this one is judged, as an expression writes them: `principal.roles`,
+    /// `request.headers.x-tenant`. For whoever knows only some of them, such as a log.
+    pub fn reads(&self, request: &RequestHead) -> Vec<String> {
+        let about: Vec<&Rule> = self.allow.iter().flatten().filter(|rule| rule.is_about(request)).collect();
+        let mut facts = Vec::new();
+        // One that asks for nothing more holds, whoever calls.
+        if about.iter().all(|rule| rule.asks_who()) {
+            let any = |names: fn(&Rule) -> &[String]| about.iter().any(|rule| !names(rule).is_empty());
+            let read = [
+                ("principal.roles", any(|rule| &rule.roles)),
+                ("principal.scopes", any(|rule| &rule.scopes)),
+                ("principal.groups", any(|rule| &rule.groups)),
+            ];
+            facts.extend(read.into_iter().filter(|(_, read)| *read).map(|(fact, _)| fact.to_owned()));
+        }
+        facts.extend(self.expression.iter().flat_map(Expression::facts));
+        facts
+    }
+
     /// Whether knowing the caller could make a difference.
     fn asks_who(&self) -> bool {
         self.allow.iter().flatten().any(Rule::asks_who) || self.expression.as_ref().is_some_and(Expression::reads_principal)
@@ -258,14 +277,18 @@ impl Rule {
         !(self.roles.is_empty() && self.scopes.is_empty() && self.groups.is_empty())
     }
 
-    fn holds(&self, request: &RequestHead, principal: Option<&Principal>) -> bool {
+    fn is_about(&self, request: &RequestHead) -> bool {
         if !self.methods.is_empty() && !self.methods.contains(request.method()) {
             return false;
         }
         let below = |prefix: &String| {
             request.path().strip_prefix(prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
-        if !self.paths.is_empty() && !self.paths.iter().any(below) {
+        self.paths.is_empty() || self.paths.iter().any(below)
+    }
+
+    fn holds(&self, request: &RequestHead, principal: Option<&Principal>) -> bool {
+        if !self.is_about(request) {
             return false;
         }
         let has = |granted: &[Arc<str>], wanted: &String| granted.iter().any(|granted| **granted == **wanted);

@@ -513,3 +513,32 @@ fn a_path_is_itself_and_what_is_below_it() {
         assert!(error::<Authorize>(&format!("{{ allow: [{{ paths: {path} }}] }}")).starts_with("allow[0].paths[0]: "), "{path}");
     }
 }
+
+#[test]
+fn it_says_by_which_facts_it_judges_a_request() {
+    let read = |yaml: &str, path: &str| {
+        let call = Call::get(path);
+        build::<Authorize>(yaml).reads(&call.request)
+    };
+    let table = "{ allow: [{ roles: [a], paths: [/a] }, { scopes: [b], groups: [c], paths: [/b] }, { paths: [/open] }] }";
+    assert_eq!(read(table, "/a/1"), ["principal.roles"]);
+    assert_eq!(read(table, "/b"), ["principal.scopes", "principal.groups"]);
+    assert!(read(table, "/open").is_empty() && read(table, "/other").is_empty());
+    let expression = "{ expression: \"request.headers['x-a'] == 'b' || (principal != null && principal.claims.tenant == request.query.t && connection.cert.sha256 == 'x') || size(request.headers) > 3\" }";
+    let mut facts = read(expression, "/");
+    facts.sort_unstable();
+    assert_eq!(
+        facts,
+        [
+            "connection",
+            "connection.cert",
+            "connection.cert.sha256",
+            "principal",
+            "principal.claims.tenant",
+            "request",
+            "request.headers",
+            "request.headers.x-a",
+            "request.query.t",
+        ]
+    );
+}

@@ -273,15 +273,18 @@ impl Cors {
         let all_origins = || crate::text::first_few(&self.origins, self.origins.len());
         let origin_ok = exchange.check("origin", reason::CORS_DENIED, granted.is_some(), || {
             Finding::new(format!("one of {}", all_origins()), origin.unwrap_or("more than one, or not text"))
+                .hint("add the origin to `origins`, to the letter with scheme and port, if its pages may call this route")
         });
         let method_ok = self.methods.iter().any(|known| known.as_bytes() == method);
         let method_ok = exchange.check("method", reason::CORS_DENIED, method_ok, || {
             Finding::new(format!("one of {}", self.allow_methods), String::from_utf8_lossy(method))
+                .hint("add it to `methods`, if pages may use it here")
         });
         let refused = self.refused_headers(headers);
         let headers_ok = exchange.check("headers", reason::CORS_DENIED, refused.is_empty(), || {
             let expected = format!("only {}", self.allow_headers.as_deref().unwrap_or("headers that need no preflight"));
             Finding::new(expected, crate::text::first_few(&refused, refused.len()))
+                .hint("add them to `headers`, if pages may send them here")
         });
         if !(origin_ok && method_ok && headers_ok) {
             return Verdict::Deny(Denial::new(reason::CORS_DENIED));

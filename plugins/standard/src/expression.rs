@@ -76,6 +76,10 @@ impl Expression {
         self.reads.has("principal")
     }
 
+    pub(crate) fn facts(&self) -> impl Iterator<Item = String> {
+        self.reads.facts()
+    }
+
     pub(crate) fn reads_request(&self) -> bool {
         self.reads.has("request")
     }

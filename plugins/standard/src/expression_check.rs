@@ -161,6 +161,18 @@ impl Reads {
     pub(crate) fn member(&self, record: &str, member: &str) -> bool {
         self.names.contains(&(record, member))
     }
+
+    /// All that is read, as an expression writes it; of maps the entries, where they are known.
+    pub(crate) fn facts(&self) -> impl Iterator<Item = String> {
+        let maps = [("request.query", &self.query), ("request.headers", &self.headers), ("principal.claims", &self.claims)];
+        let entries = maps.into_iter().flat_map(|(map, names)| names.some.iter().map(move |name| format!("{map}.{name}")));
+        let whole = move |fact: &String| maps.iter().all(|(map, names)| map != fact || names.all);
+        let members = self.names.iter().map(|(record, member)| match record.is_empty() {
+            true => (*member).to_owned(),
+            false => format!("{record}.{member}"),
+        });
+        members.filter(whole).chain(entries)
+    }
 }
 
 /// What is wrong, and at which node.

@@ -49,7 +49,7 @@ use crate::text::given;
 use parking_lot::Mutex;
 use portcullis_plugin::env::AtEnd;
 use portcullis_plugin::prometheus::IntCounterVec;
-use portcullis_plugin::units::OneOrMany;
+use portcullis_plugin::units::{OneOrMany, TimeSpan};
 use portcullis_plugin::{
     Build, ConfigError, Denial, Env, Exchange, Filter, FilterError, Finding, Headers, Needs, RequestHead, ResponseHead, Verdict,
     reason,
@@ -380,9 +380,10 @@ impl RateLimit {
         let observed = if standing.allowed {
             format!("{} left{}", standing.remaining, amount.whose)
         } else {
-            format!("none left; the next in {:?}", Duration::from_nanos(standing.retry_in))
+            format!("none left; the next in {}", TimeSpan::secs(seconds(standing.retry_in).max(1)))
         };
         Finding::new(format!("at most {rate} by {}, {} at once{}", self.key, pace.burst(), amount.whose), observed)
+            .hint("the client waits as `Retry-After` says; raise `rate` or `burst`, if so many are meant")
     }
 
     fn quota_finding(&self, quota: &QuotaAmount, amount: &Amount, account: Account) -> Finding {

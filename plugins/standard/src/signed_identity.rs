@@ -5,13 +5,14 @@
 //! ```
 //!
 //! The assertion is a JWT of the type `portcullis-assertion+jwt`, signed as the configuration's `assertion` says, good for
-//! a minute and for this audience, route and method. Its `jti` is the decision id, so each request has one of its own.
+//! a minute and for this audience, route and method. Its `jti` is the decision id, so each request has one of its own,
+//! unless `assertion.reuse` lets further requests of the same credential have it again.
 //! An upstream that others can reach too can so tell who comes through the gateway, which a plain header cannot say.
 //!
 //! The gateway owns the header: a client's own, in any spelling, is removed from every request of every route.
 
 use crate::header_rules::{check_name, is_look_alike};
-use portcullis_identity::assertion::{AssertionSigner, HEADER, Statement};
+use portcullis_identity::assertion::{AssertionSigner, HEADER, Purpose, Statement};
 use portcullis_plugin::{Build, ConfigError, Env, Exchange, Filter, FilterError, Finding, Needs, RequestHead, Verdict, reason};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -44,9 +45,9 @@ fn default_header() -> String {
 
 pub struct SignedIdentity {
     signer: Arc<AssertionSigner>,
+    purpose: Purpose,
     audience: String,
     header: String,
-    claims: Vec<String>,
     optional: bool,
 }
 
@@ -66,7 +67,9 @@ impl Build for SignedIdentity {
                 .help("choose a name that starts with x-, such as x-portcullis-assertion")
                 .at("header"));
         }
-        Ok(Self { signer: signer(env)?, audience, header, claims, optional })
+        let signer = signer(env)?;
+        let purpose = signer.purpose(&audience, claims);
+        Ok(Self { signer, purpose, audience, header, optional })
     }
 }
 
@@ -93,14 +96,13 @@ impl Filter for SignedIdentity {
         let route = exchange.route().cloned();
         let certificate = exchange.certificate().verified().cloned();
         let signed = self.signer.sign(&Statement {
-            audience: &self.audience,
-            route: route.as_deref().unwrap_or_default(),
-            method: request.method().as_str(),
+            purpose: &self.purpose,
+            route: route.as_ref(),
+            method: request.method(),
             decision: exchange.decision_id(),
             now: exchange.now(),
             principal: &principal,
             certificate: certificate.as_deref(),
-            claims: &self.claims,
         });
         let assertion = match signed {
             Ok(assertion) => assertion,
@@ -113,7 +115,7 @@ impl Filter for SignedIdentity {
         if !fits {
             return Verdict::deny(reason::IDENTITY_MISSING);
         }
-        match request.headers_mut().set(&self.header, assertion) {
+        match request.headers_mut().set(&self.header, &*assertion) {
             Ok(()) => Verdict::Continue,
             Err(error) => {
                 exchange.check("fields", reason::REQUEST_HEADERS_TOO_LARGE, false, || {

@@ -32,7 +32,7 @@ fn payload(assertion: &str) -> Value {
 /// A service that knows the keys of `env`'s signer.
 fn service(env: &Env, audience: &str) -> portcullis_identity::assertion::AssertionVerifierBuilder {
     let file = tempfile::NamedTempFile::new().unwrap().into_temp_path().keep().unwrap();
-    std::fs::write(&file, signer(env).unwrap().jwks().as_ref()).unwrap();
+    std::fs::write(&file, signer(env).unwrap().jwks(SystemTime::now())).unwrap();
     AssertionVerifier::builder("https://edge.example.test", audience).jwks_file(&file.display().to_string())
 }
 
@@ -145,8 +145,10 @@ fn keys_that_cannot_sign_are_refused() {
     folder.write_bytes("a.pem", include_bytes!("../testdata/assertion-p256.pem"));
     let config = |keys: &[&str], lifetime| AssertionConfig {
         issuer: "https://edge.example.test".into(),
-        keys: keys.iter().map(|key| (*key).to_owned()).collect(),
+        keys: keys.iter().map(|key| (*key).into()).collect(),
+        overlap: TimeSpan::secs(600),
         lifetime: TimeSpan::secs(lifetime),
+        reuse: None,
     };
     for (keys, lifetime, part) in [
         (&["no.pem"][..], 60, "no private key"),

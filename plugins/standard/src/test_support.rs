@@ -176,7 +176,9 @@ pub fn env() -> Env {
     let assertion = AssertionConfig {
         issuer: "https://edge.example.test".into(),
         keys: vec!["assertion-p256.pem".into(), "assertion-ed25519.pem".into()],
+        overlap: TimeSpan::secs(600),
         lifetime: TimeSpan::secs(60),
+        reuse: None,
     };
     env.offer(Arc::new(AssertionSigner::compile(&assertion, &env).unwrap()));
     env

@@ -20,6 +20,8 @@ pub struct Report {
     checks: Vec<Check>,
     #[serde(default)]
     checks_left_out: usize,
+    #[serde(default)]
+    shadow: Vec<Shadowed>,
     pool: Option<String>,
     #[serde(default)]
     upstream_headers: BTreeMap<String, serde_json::Value>,
@@ -59,6 +61,14 @@ struct Check {
     hint: Option<String>,
 }
 
+/// What a filter in shadow mode would have done.
+#[derive(Debug, Deserialize)]
+struct Shadowed {
+    filter: String,
+    verdict: String,
+    reason: Option<String>,
+}
+
 impl From<&Explanation> for Report {
     fn from(explanation: &Explanation) -> Self {
         let checks = explanation.checks.iter().map(|check| Check {
@@ -78,6 +88,7 @@ impl From<&Explanation> for Report {
             reason: explanation.reason.map(str::to_owned),
             checks: checks.collect(),
             checks_left_out: 0,
+            shadow: Vec::new(),
             pool: explanation.pool.clone(),
             upstream_headers: explanation.upstream_headers.clone(),
             made: None,
@@ -94,6 +105,14 @@ impl Report {
         }
         let route = self.route.as_deref().unwrap_or("none");
         line(&mut out, 2, &format!("listener {}, route {route}", self.listener));
+        for Shadowed { filter, verdict, reason } in &self.shadow {
+            let would = match verdict.as_str() {
+                "respond" => "would have answered it".to_owned(),
+                "fault" => "would have failed".to_owned(),
+                _ => format!("would have refused it: {}", reason.as_deref().unwrap_or("no reason")),
+            };
+            line(&mut out, 2, &format!("{filter}, in shadow mode, {would}"));
+        }
         self.checks(&mut out, colour);
         self.meaning(&mut out);
         match (&self.pool, self.made.as_ref().map(|made| &made.backend)) {

@@ -167,3 +167,23 @@ async fn leaving_the_audit_log_is_itself_recorded_and_a_second_gateway_is_refuse
     assert_eq!(recorded(&edge, "log.moved").await["to"], Value::Null);
     assert_eq!(head(&edge).await["error"], "the configuration has no `audit_log`");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_fails_leaves_no_audit_log_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("key"), KEY).unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    for broken in [
+        CONFIG.replace("respond: { status: 200, body: hello }", "pool: nowhere"),
+        // What only shows when everything has been compiled.
+        CONFIG.replacen("127.0.0.1:0", &taken, 1),
+        CONFIG.replace("admin: { address: 127.0.0.1:0 }", &format!("admin: {{ address: \"{taken}\" }}")),
+    ] {
+        let path = folder.path().join("edge.yaml");
+        std::fs::write(&path, broken).unwrap();
+        let start = portcullis::Gateway::builder().config_file(&path).watch_files(false).start().await;
+        assert!(start.is_err());
+        assert!(!folder.path().join("audit.jsonl").exists(), "{}", start.err().unwrap());
+    }
+}

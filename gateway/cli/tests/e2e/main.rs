@@ -22,6 +22,7 @@ mod protocols;
 mod slow;
 
 // Who the caller is.
+mod assertions;
 mod bound_tokens;
 mod certificates;
 mod combined;

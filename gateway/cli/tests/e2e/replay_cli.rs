@@ -95,22 +95,109 @@ async fn a_replay_names_every_request_that_is_decided_otherwise_and_guesses_none
         assert!(shown.contains(part), "{part}\n{shown}");
     }
 
-    // Who asked is known, but not with which groups: an expression about them is not evaluated on a guess.
-    stage.rewrite(&CONFIG.replace(
-        "      - identity_headers",
-        "      - authorize: { expression: '\"a\" in principal.groups' }\n      - identity_headers",
-    ));
-    let all = json(&log, &stage.file("edge.yaml"));
-    assert_eq!(all["changed"], 0, "{all:#}");
-    let causes: Vec<_> = all["cannot_tell"].as_array().unwrap().iter().map(|one| one["cause"].as_str().unwrap()).collect();
-    assert!(causes.iter().any(|cause| cause.contains("`authorize`")), "{causes:?}");
-
     // A header may lead to another route, and headers are not logged.
     stage.rewrite(&format!("{CONFIG}  - {{ name: beta, match: {{ path: /orders, headers: {{ x-beta: \"1\" }} }}, pool: up }}\n"));
     let all = json(&log, &stage.file("edge.yaml"));
     let causes: Vec<_> = all["cannot_tell"].as_array().unwrap().iter().map(|one| one["cause"].as_str().unwrap()).collect();
     assert!(causes.iter().any(|cause| cause.contains("a route asks for a header")), "{causes:?}");
     assert_eq!(all["changed"], 0, "{all:#}");
+}
+
+fn causes(replayed: &Value) -> Vec<&str> {
+    replayed["cannot_tell"].as_array().unwrap().iter().map(|one| one["cause"].as_str().unwrap()).collect()
+}
+
+/// The configuration with this rule for the orders.
+fn ruled(rule: &str) -> String {
+    CONFIG.replace("      - identity_headers", &format!("      - authorize: {rule}\n      - identity_headers"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rule_is_judged_by_what_is_logged_and_what_is_not_is_named() {
+    let (stage, _) = served().await;
+    let log = stage.file("access.jsonl");
+    let by = |rule: &str| {
+        stage.rewrite(&ruled(rule));
+        json(&log, &stage.file("edge.yaml"))
+    };
+    // One request has a caller; the others never come to the rule.
+    for rule in [
+        "{ expression: \"request.method == 'GET' && request.path.startsWith('/orders/')\" }",
+        "{ expression: \"principal.method == 'bearer' && principal.sub != 'mallory' && route == 'orders'\" }",
+        "{ expression: \"connection.client_ip.startsWith('127.') && connection.cert == null && now > 0\" }",
+        "{ allow: [{ methods: [GET], paths: [/orders] }, { roles: [admin] }] }",
+    ] {
+        let all = by(rule);
+        assert_eq!((&all["changed"], &all["unknown"]), (&0.into(), &1.into()), "{rule} {all:#}");
+    }
+    for rule in [
+        "{ expression: \"request.path != '/orders/1'\" }",
+        "{ expression: \"principal == null\" }",
+        "{ expression: \"request.query.tenant == 'acme'\" }",
+        "{ allow: [{ methods: [POST] }, { roles: [admin], paths: [/admin] }] }",
+    ] {
+        let all = by(rule);
+        assert_eq!((&all["changed"], &all["unknown"]), (&1.into(), &1.into()), "{rule} {all:#}");
+        assert_eq!(all["changes"][0]["now"]["reason"], "authorize.denied", "{rule} {all:#}");
+    }
+    // Who asked is known, but not with which groups: a rule about them is not judged on a guess.
+    for (rule, missing) in [
+        (
+            "{ expression: '\"a\" in principal.groups' }",
+            "principal.groups, which is not in the log: `access_log.principal: [groups]`",
+        ),
+        ("{ expression: \"request.method == 'GET' || principal.client_id == 'x'\" }", "`access_log.principal: [client_id]`"),
+        ("{ expression: \"principal.claims.tenant == 'acme'\" }", "principal.claims.tenant, which is never in the log"),
+        ("{ expression: \"request.headers['x-a'] == 'b'\" }", "request.headers.x-a, which is not in the log"),
+        ("{ allow: [{ scopes: [orders] }] }", "`access_log.principal: [scopes]`"),
+        ("{ allow: [{ roles: [admin] }] }", "`access_log.principal: [roles]`"),
+    ] {
+        let all = by(rule);
+        assert_eq!((&all["changed"], &all["unknown"]), (&0.into(), &2.into()), "{rule} {all:#}");
+        assert!(causes(&all).iter().any(|cause| cause.starts_with("`authorize`") && cause.contains(missing)), "{all:#}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_the_log_has_roles_and_scopes_rules_about_them_are_judged() {
+    let stage = Stage::builder().algs(&[Alg::Es256]).logged("[client_id, scopes, roles, groups]").start(CONFIG).await;
+    let issue = |spec: TokenSpec| stage.provider.issue(&spec.alg(Alg::Es256)).unwrap();
+    let reader = issue(TokenSpec::new().scope("orders:read").roles(&["clerk"]));
+    let huge: Vec<String> = (0..200).map(|n| format!("role-{n}")).collect();
+    let huge = issue(TokenSpec::new().scope("orders:read").roles(&huge.iter().map(String::as_str).collect::<Vec<_>>()));
+    let partner = stage.clients.leaf("Acme").dns("acme.partner.example").issue().unwrap();
+    for call in [
+        Call::get("/orders/1").bearer(&reader),
+        Call::get("/orders/2").bearer(&huge),
+        Call::get("/partners/1").over_tls(Some(&partner)),
+    ] {
+        assert_eq!(stage.log(&call).await.0.status, 200);
+    }
+    let log = stage.file("access.jsonl");
+    let by = |config: &str| {
+        stage.rewrite(config);
+        json(&log, &stage.file("edge.yaml"))
+    };
+    let all = by(&ruled("{ allow: [{ scopes: [\"orders:read\"] }] }"));
+    assert_eq!((&all["changed"], &all["unknown"]), (&0.into(), &0.into()), "{all:#}");
+    let all = by(&ruled("{ expression: '!(\"orders:read\" in principal.scopes)' }"));
+    assert_eq!((&all["changed"], &all["unknown"]), (&2.into(), &0.into()), "{all:#}");
+    // Of very many roles the log has none, rather than some.
+    let all = by(&ruled("{ allow: [{ roles: [role-199, clerk] }] }"));
+    assert_eq!((&all["changed"], &all["unknown"]), (&0.into(), &1.into()), "{all:#}");
+    assert!(causes(&all)[0].contains("not known as a whole"), "{all:#}");
+    // A certificate is known by its hash, and by what it made of its bearer.
+    let rule = |rule: &str| {
+        CONFIG.replace("[\"*.partner.example\"] } }]", &format!("[\"*.partner.example\"] }} }}, {{ authorize: {rule} }}]"))
+    };
+    let all = by(&rule("{ expression: \"connection.cert.sha256 != '' && principal.method == 'certificate'\" }"));
+    assert_eq!(
+        (&all["changed"], &all["unknown"], &all["assumptions"]["client_auth"]),
+        (&0.into(), &0.into(), &1.into()),
+        "{all:#}"
+    );
+    let all = by(&rule("{ expression: \"connection.cert.subject == 'CN=Acme'\" }"));
+    assert!(all["unknown"] == 1 && causes(&all)[0].contains("connection.cert.subject"), "{all:#}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -27,7 +27,7 @@ listeners:
 
 const COMMON: &str = r#"
 admin: { address: 127.0.0.1:0 }
-access_log: { path: access.jsonl }
+access_log: { path: access.jsonl, principal: {LOGGED} }
 pools:
   up: { backends: [{ address: "{UPSTREAM}" }] }
 "#;
@@ -40,9 +40,16 @@ pub struct Builder {
     watch: bool,
     issuer_down: bool,
     algs: &'static [Alg],
+    logged: &'static str,
 }
 
 impl Builder {
+    /// What the access log says of the principal beside who it is: a YAML list.
+    pub fn logged(mut self, members: &'static str) -> Self {
+        self.logged = members;
+        self
+    }
+
     /// Other listeners than a plain one called `http` and a TLS one called `https`.
     pub fn listeners(mut self, yaml: &str) -> Self {
         self.listeners = yaml.to_owned();
@@ -87,7 +94,9 @@ impl Builder {
         if self.issuer_down {
             provider.go_down().await;
         }
-        let begin = format!("{}{COMMON}", self.listeners).replace("{UPSTREAM}", &upstream.address().to_string());
+        let begin = format!("{}{COMMON}", self.listeners)
+            .replace("{UPSTREAM}", &upstream.address().to_string())
+            .replace("{LOGGED}", self.logged);
         let path = folder.path().join("edge.yaml");
         let text = format!("{begin}{}", config.replace(ISSUER, provider.issuer()));
         std::fs::write(&path, super::support::driven(&text)).unwrap();
@@ -111,7 +120,7 @@ pub struct Stage {
 
 impl Stage {
     pub fn builder() -> Builder {
-        Builder { listeners: LISTENERS.to_owned(), watch: false, issuer_down: false, algs: Alg::ALL }
+        Builder { listeners: LISTENERS.to_owned(), watch: false, issuer_down: false, algs: Alg::ALL, logged: "[]" }
     }
 
     pub async fn start(config: &str) -> Self {

@@ -1,9 +1,32 @@
 //! Real refusals, one for each reason: `portcullis why` alone says what was expected, what was seen and what to do.
 
-use crate::stage::{Call, Stage};
+use crate::stage::{Call, HOST, Stage};
+use crate::support::{Edge, Setup, edge};
 use assert_cmd::Command;
+use portcullis::plugin::schemars::JsonSchema;
+use portcullis::plugin::{Build, ConfigError, Env, Exchange, Filter, RequestHead, Verdict, reason};
+use portcullis_testkit::pki::{Pki, Usage};
 use portcullis_testkit::token::{Alg, SignWith, Tamper, TokenSpec};
-use portcullis_testkit::{Answer, Behaviour, Client, Response};
+use portcullis_testkit::{Answer, Behaviour, Client, Prover, Response, Upstream};
+use serde::Deserialize;
+use std::net::SocketAddr;
+
+/// What no test here refuses for, with the reason.
+const ELSEWHERE: &str = "
+    client.gone: nobody asks, and it is not kept
+    gateway.fault: it would need a bug
+    audit.unavailable: it would need a disk that fails; gateway/engine/src/audit/tests.rs has one
+    dpop.replay.full: it would need a hundred thousand proofs; plugins/identity tests it with less room
+";
+
+#[test]
+fn no_reason_is_left_out() {
+    let here = include_str!("why_catalogue.rs");
+    for row in reason::TABLE {
+        let code = row.code.as_str();
+        assert!(here.contains(&format!("\"{code}\"")) != ELSEWHERE.contains(&format!("    {code}: ")), "{code}");
+    }
+}
 
 const CONFIG: &str = r#"
 issuers:
@@ -20,6 +43,9 @@ routes:
   - { name: rule, match: { path: /rule }, filters: [{ authorize: { expression: "request.method == 'PUT'" } }], pool: up }
   - { name: external, match: { path: /external }, filters: [{ external_authorize: { url: "http://127.0.0.1:1/" } }], pool: up }
   - { name: identity, match: { path: /identity }, filters: [{ identity_headers: { headers: { x-user: sub }, on_missing: deny } }], pool: up }
+  - { name: bound, match: { path: /bound }, filters: [{ oidc: { issuer: main, binding: { dpop: {} } } }], pool: up }
+  - { name: nonce, match: { path: /nonce }, filters: [{ oidc: { issuer: main, binding: { require: dpop, dpop: { nonce: {} } } } }], pool: up }
+  - { name: pages, match: { path: /pages }, filters: [{ cors: { origins: ["https://app.example"], methods: [GET, PUT] } }], pool: up }
   - { name: rate, match: { path: /rate }, filters: [{ rate_limit: { key: client, rate: 1/h, burst: 1 } }], pool: up }
   - { name: quota, match: { path: /quota }, filters: [{ rate_limit: { key: client, quota: 1/month } }], pool: up }
 "#;
@@ -30,16 +56,32 @@ listeners:
   - name: https
     address: 127.0.0.1:0
     tls:
-      certificates: [{ cert: edge.pem, key: edge.key }]
-      client_auth: { ca: clients-ca.pem }
+      certificates: [{ cert: edge.pem, key: edge.key }, { cert: other.pem, key: other.key }]
+      client_auth: { ca: clients-ca.pem, crl: clients.crl }
+  - { name: slow, address: 127.0.0.1:0, limits: { header_timeout: 200ms, body_timeout: 200ms } }
 ";
+
+/// One that has expired.
+const KEYS: &str =
+    "old sha256:40fb5749bc150b2dd1cb35fd9e8a93eb15b3e8292baddbe3ec4742b0b79f08f4 owner=a expires=2020-01-01T00:00:00Z\n";
+const OLD_KEY: &str = "0123456789abcdef0123456789abcdee";
+
+async fn start() -> Stage {
+    let other = Pki::new().unwrap().server(&["other.example.test"]).unwrap();
+    let files = [("keys.txt", KEYS), ("other.pem", other.cert_pem()), ("other.key", other.key_pem())];
+    Stage::builder().listeners(LISTENERS).algs(&[Alg::Es256]).start_with_files(CONFIG, &files).await
+}
 
 /// What `why` says of a response, which must have been refused for this reason.
 async fn why(stage: &Stage, response: &Response, reason: &str) -> String {
     let line = stage.line(response).await;
     assert_eq!(line["reason"], reason, "{line}");
+    asked(stage.gateway.admin_address().unwrap(), response).await
+}
+
+async fn asked(admin: SocketAddr, response: &Response) -> String {
     let id = response.header("x-decision-id").unwrap();
-    let admin = format!("http://{}", stage.gateway.admin_address().unwrap());
+    let admin = format!("http://{admin}");
     let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
     command.args(["why", &id, "--admin", &admin]);
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
@@ -65,8 +107,7 @@ fn token() -> TokenSpec {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_reads_why_a_token_was_refused_knows_what_to_do() {
-    let stage =
-        Stage::builder().listeners(LISTENERS).algs(&[Alg::Es256]).start_with_files(CONFIG, &[("keys.txt", "# none\n")]).await;
+    let stage = start().await;
     let issue = |spec: TokenSpec| stage.provider.issue(&spec).unwrap();
     let cases = [
         ("token.malformed", "/token", "not-a-token".to_owned()),
@@ -95,19 +136,25 @@ async fn whoever_reads_why_a_token_was_refused_knows_what_to_do() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_reads_why_a_request_was_refused_knows_what_to_do() {
-    let stage =
-        Stage::builder().listeners(LISTENERS).algs(&[Alg::Es256]).start_with_files(CONFIG, &[("keys.txt", "# none\n")]).await;
+    let stage = start().await;
     stage.send(&Call::get("/rate")).await;
     stage.send(&Call::get("/quota")).await;
     let stranger = stage.clients.client("stranger.example").unwrap();
+    let partner = || stage.clients.leaf("Acme").dns("acme.partner.example");
+    let (expired, server) = (partner().expired().issue().unwrap(), partner().usage(Usage::Server).issue().unwrap());
+    let foreign = Pki::named("Others").unwrap().leaf("Acme").dns("acme.partner.example").issue().unwrap();
     let cases = [
         ("route.none", Call::get("/nowhere")),
         ("ip.denied", Call::get("/ip")),
         ("cert.missing", Call::get("/cert").over_tls(None)),
         ("cert.name.mismatch", Call::get("/cert").over_tls(Some(&stranger))),
+        ("cert.expired", Call::get("/cert").over_tls(Some(&expired))),
+        ("cert.untrusted", Call::get("/cert").over_tls(Some(&foreign))),
+        ("cert.untrusted", Call::get("/cert").over_tls(Some(&server))),
         ("token.missing", Call::get("/token")),
         ("api_key.missing", Call::get("/key")),
         ("api_key.unknown", Call::get("/key").field("x-api-key", "0123456789abcdef0123456789abcdef")),
+        ("api_key.expired", Call::get("/key").field("x-api-key", OLD_KEY)),
         ("authorize.denied", Call::get("/rule")),
         ("authorize.external.unavailable", Call::get("/external")),
         ("identity.missing", Call::get("/identity")),
@@ -115,6 +162,7 @@ async fn whoever_reads_why_a_request_was_refused_knows_what_to_do() {
         ("rate.quota.exhausted", Call::get("/quota")),
         ("request.ambiguous", Call::get("/a/..;/b")),
         ("request.headers.too_large", Call::get("/open").field("x-long", "x".repeat(5000))),
+        ("request.headers.too_large", (0..101).fold(Call::get("/open"), |call, n| call.field(&format!("x-{n}"), "x"))),
     ];
     for (reason, call) in &cases {
         let response = stage.send(call).await;
@@ -130,17 +178,217 @@ async fn whoever_reads_why_a_request_was_refused_knows_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_reads_why_a_certificate_is_no_longer_good_knows_what_to_do() {
+    let stage = start().await;
+    let revoked = stage.clients.leaf("Acme").dns("acme.partner.example").issue().unwrap();
+    stage.clients.crl(&[&revoked]).unwrap().write_to(stage.file("clients.crl")).unwrap();
+    stage.gateway.reload().await.unwrap();
+    let response = stage.send(&Call::get("/cert").over_tls(Some(&revoked))).await;
+    let text = why(&stage, &response, "cert.revoked").await;
+    assert_clear(&text, "cert.revoked");
+    assert!(text.contains(&revoked.facts().serial), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_reads_why_a_message_was_not_taken_knows_what_to_do() {
+    let stage = start().await;
+    let call = Call::get("/open").over_tls(None);
+    let host = "GET /open HTTP/1.1\r\nHost: other.example.test\r\n\r\n";
+    let response = stage.connect(&call).await.request(host).await.unwrap();
+    let text = why(&stage, &response, "request.misdirected").await;
+    assert_clear(&text, "request.misdirected");
+    assert!(text.contains(HOST) && text.contains("other.example.test"), "{text}");
+
+    let slow = stage.gateway.address("slow").unwrap();
+    for (request, part) in [
+        ("GET /open HTTP/1.1\r\nHost: a\r\n", "header_timeout"),
+        ("POST /open HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nab", "body_timeout"),
+    ] {
+        let mut client = Client::connect(slow).await.unwrap();
+        client.send(request).await.unwrap();
+        let text = why(&stage, &client.response().await.unwrap(), "request.timeout").await;
+        assert_clear(&text, "request.timeout");
+        assert!(text.contains(part), "{text}");
+    }
+    for (reason, request, part) in [
+        (
+            "request.too_large",
+            "POST /open HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nb\r\nhello world\r\n0\r\n\r\n",
+            "at most 10 bytes",
+        ),
+        (
+            "request.upgrade.refused",
+            "GET /open HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+            "WebSocket",
+        ),
+        ("route.method", "TRACE /open HTTP/1.1\r\nHost: a\r\n\r\n", "served nowhere"),
+        (
+            "cors.denied",
+            "OPTIONS /pages HTTP/1.1\r\nHost: a\r\nOrigin: https://evil.example\r\nAccess-Control-Request-Method: PUT\r\n\r\n",
+            "`origins`",
+        ),
+        (
+            "cors.denied",
+            "OPTIONS /pages HTTP/1.1\r\nHost: a\r\nOrigin: https://app.example\r\nAccess-Control-Request-Method: DELETE\r\n\r\n",
+            "`methods`",
+        ),
+    ] {
+        let response = Client::connect(stage.http()).await.unwrap().request(request).await.unwrap();
+        let text = why(&stage, &response, reason).await;
+        assert_clear(&text, reason);
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_reads_why_a_proof_was_refused_knows_what_to_do() {
+    let stage = start().await;
+    let prover = Prover::new().unwrap();
+    let cnf = serde_json::json!({ "jkt": prover.thumbprint() });
+    let token = stage.provider.issue(&token().claim("cnf", cnf)).unwrap();
+    let proof = |path: &str| prover.proof(&token, "GET", &format!("http://{HOST}{path}")).unwrap();
+    let send = async |path: &str, proof: &str| {
+        let call = Call::get(path).field("Authorization", format!("DPoP {token}")).field("DPoP", proof);
+        stage.send(&call).await
+    };
+    let once = proof("/bound");
+    assert_eq!(send("/bound", &once).await.status, 200);
+    for (reason, path, proof) in [
+        ("dpop.replay", "/bound", once),
+        ("dpop.proof.invalid", "/bound", proof("/elsewhere")),
+        ("dpop.nonce.required", "/nonce", proof("/nonce")),
+    ] {
+        let response = send(path, &proof).await;
+        let text = why(&stage, &response, reason).await;
+        assert_clear(&text, reason);
+        assert!(!text.contains(proof.rsplit('.').next().unwrap()), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_reads_why_an_issuer_could_not_be_asked_knows_what_to_do() {
+    let config = CONFIG.lines().filter(|line| !line.contains("keys.txt")).collect::<Vec<_>>().join("\n");
+    let stage = Stage::builder().algs(&[Alg::Es256]).issuer_down().start(&config).await;
+    let token = stage.provider.issue(&token()).unwrap();
+    let response = stage.send(&Call::get("/token").bearer(&token)).await;
+    let text = why(&stage, &response, "issuer.unavailable").await;
+    assert_clear(&text, "issuer.unavailable");
+}
+
+/// A backend, a gateway in front of it, and what is behind each path.
+const BACKENDS: &str = r#"
+listeners: [{ name: http, address: 127.0.0.1:0, driver: DRIVER }]
+admin: { address: 127.0.0.1:0 }
+access_log: { path: access.jsonl }
+issuers:
+  asked:
+    issuer: "http://UPSTREAM"
+    audiences: [a]
+    introspection: { endpoint: "http://UPSTREAM/introspect", client_id: gateway, client_secret_file: secret, inactive_ttl: 0s }
+pools:
+  up: { backends: [{ address: "UPSTREAM" }], retries: 0, timeouts: { read: 200ms } }
+  whole: { backends: [{ address: "UPSTREAM" }], retries: 0, timeouts: { total: 200ms } }
+  tls: { backends: [{ address: "UPSTREAM" }], retries: 0, protocol: http/1.1, tls: { server_name: backend.example }, timeouts: { connect: 300ms } }
+  closed: { backends: [{ address: "CLOSED" }], retries: 0 }
+  down: { backends: [{ address: "CLOSED" }], health: { start: unhealthy } }
+routes:
+  - { name: whole, match: { path: /whole }, pool: whole }
+  - { name: tls, match: { path: /tls }, pool: tls }
+  - { name: closed, match: { path: /closed }, pool: closed }
+  - { name: down, match: { path: /down }, pool: down }
+  - { name: opaque, match: { path: /opaque }, filters: [{ oidc: { issuer: asked } }], pool: up }
+  - { name: faulty, match: { path: /faulty }, filters: [{ faulty: {} }], pool: up }
+  - { name: up, pool: up }
+"#;
+
+/// A filter with a bug.
+struct Faulty;
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(crate = "serde", deny_unknown_fields)]
+#[schemars(crate = "portcullis::plugin::schemars")]
+struct Nothing {}
+
+impl Build for Faulty {
+    const NAME: &'static str = "faulty";
+    const EXAMPLE: &'static str = "{}";
+    type Config = Nothing;
+
+    fn build(_: Nothing, _: &Env) -> Result<Self, ConfigError> {
+        Ok(Self)
+    }
+}
+
+impl Filter for Faulty {
+    fn request(&self, _: &mut RequestHead, _: &mut Exchange) -> Verdict {
+        panic!("hunter2")
+    }
+}
+
+struct Backends {
+    upstream: Upstream,
+    edge: Edge,
+}
+
+impl Backends {
+    async fn start(driver: &str) -> Self {
+        let upstream = Upstream::start().await.unwrap();
+        // A port that nobody listens at: it was ours.
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let setup: Setup = edge(BACKENDS).with("DRIVER", driver).with("UPSTREAM", upstream.address()).with("CLOSED", closed);
+        let edge = setup.file("secret", "hunter2\n").start_with(|builder| builder.filter::<Faulty>()).await;
+        Self { upstream, edge }
+    }
+
+    /// What `why` says of a request, which must have failed for this reason.
+    async fn why(&self, path: &str, reason: &str) -> String {
+        let response = self.edge.client().await.get("a", path, &[("authorization", "Bearer opaque-token")]).await.unwrap();
+        assert_eq!(self.edge.line(&response).await["reason"], reason, "{path}");
+        let text = asked(self.edge.handle.admin_address().unwrap(), &response).await;
+        assert_clear(&text, reason);
+        assert!(!text.contains("hunter2") && !text.contains("opaque-token"), "{text}");
+        text
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_reads_why_a_backend_did_not_answer_knows_what_to_do() {
-    let stage =
-        Stage::builder().listeners(LISTENERS).algs(&[Alg::Es256]).start_with_files(CONFIG, &[("keys.txt", "# none\n")]).await;
-    stage.upstream.behave(Behaviour::raw("nonsense\r\n\r\n"));
-    let response = stage.send(&Call::get("/open")).await;
-    assert_clear(&why(&stage, &response, "upstream.invalid").await, "upstream.invalid");
-    stage.upstream.behave(Answer::new(200));
-    let backend = stage.upstream.address().to_string();
-    stage.upstream.go_down().await;
-    let response = stage.send(&Call::get("/open")).await;
-    let text = why(&stage, &response, "upstream.connect").await;
-    assert_clear(&text, "upstream.connect");
-    assert!(text.contains(&format!("a connection to {backend}")), "{text}");
+    for driver in ["auto", "pingora"] {
+        let backends = Backends::start(driver).await;
+        let address = backends.upstream.address().to_string();
+        let tell = |text: String, parts: &[&str]| assert!(parts.iter().all(|part| text.contains(part)), "{parts:?}\n{text}");
+        tell(backends.why("/closed", "upstream.connect").await, &["a connection to 127.0.0.1:", "refused"]);
+        tell(backends.why("/down", "pool.no_healthy_backend").await, &["pool down", "portcullis_backend_up"]);
+        for (behaviour, path, reason, parts) in [
+            (Behaviour::raw("nonsense\r\n\r\n"), "/", "upstream.invalid", ["one HTTP response", &address]),
+            (
+                Behaviour::raw("HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nxx"),
+                "/",
+                "upstream.invalid",
+                ["one HTTP response", if driver == "auto" { "instead of Content-Length once" } else { "cannot be read" }],
+            ),
+            (Behaviour::Close, "/", "upstream.reset", ["a whole response from", &address]),
+            (Behaviour::Hang, "/", "upstream.timeout", ["each read within 200ms", "nothing came"]),
+            (Behaviour::Hang, "/whole", "upstream.timeout", ["all of it within 200ms", "the time for all of it was over"]),
+        ] {
+            backends.upstream.behave(behaviour);
+            tell(backends.why(path, reason).await, &parts);
+        }
+        // It waits for a request, and gets a handshake.
+        let text = backends.why("/tls", "upstream.connect").await;
+        tell(text, &["a connection to", if driver == "auto" { "no TLS handshake in time" } else { "no connection in time" }]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_reads_of_a_filter_that_failed_or_an_issuer_that_says_no_knows_what_to_do() {
+    let backends = Backends::start("auto").await;
+    let text = backends.why("/faulty", "filter.fault").await;
+    assert!(text.contains("faulty verdict") && text.contains("log"), "{text}");
+    backends.upstream.behave(Answer::new(200).header("content-type", "application/json").body(r#"{"active":false}"#));
+    let text = backends.why("/opaque", "token.inactive").await;
+    assert!(text.contains("the issuer says it is not"), "{text}");
+    backends.upstream.behave(Answer::new(401));
+    let text = backends.why("/opaque?again", "issuer.unavailable").await;
+    assert!(text.contains("check the credentials"), "{text}");
 }

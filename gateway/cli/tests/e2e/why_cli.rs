@@ -16,6 +16,12 @@ routes:
     filters:
       - oidc: { issuer: main, scopes: ["orders:write"] }
     pool: up
+  - name: trial
+    match: { path: /trial }
+    filters:
+      - oidc: { issuer: main }
+        mode: shadow
+    pool: up
   - name: open
     match: { path: /open }
     pool: up
@@ -94,6 +100,77 @@ async fn requests_that_never_reach_a_route_and_upstreams_that_break_are_kept_too
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_shadow_mode_would_have_refused_can_be_asked_about_and_pushes_nothing_out() {
+    let stage = Stage::start(ROUTES).await;
+    let refused = stage.send(&Call::get("/orders")).await;
+    let expired = stage.provider.issue(&TokenSpec::new().expires_in(-3600)).unwrap();
+    let tried = stage.send(&Call::get("/trial").bearer(&expired)).await;
+    assert_eq!((refused.status, tried.status), (401, 200));
+    let text = stdout(&asked(&stage, &tried, &[]).await);
+    for part in [
+        "allowed, the client got 200",
+        "oidc, in shadow mode, would have refused it: token.expired",
+        "no  oidc expiry",
+        "expected: ",
+        "hint: ",
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+    assert!(!text.contains(expired.split('.').next_back().unwrap()), "{text}");
+    // More than are kept, by a client that the rule does not know; the one real refusal stays.
+    for _ in 0..1001 {
+        stage.send(&Call::get("/trial")).await;
+    }
+    let output = asked(&stage, &refused, &[]).await;
+    assert!(stdout(&output).contains("refused: token.missing"), "{output:?}");
+    let gone = asked(&stage, &tried, &[]).await;
+    assert_eq!(gone.status.code(), Some(1), "{gone:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_has_what_was_asked_for() {
+    let stage = Stage::start(ROUTES).await;
+    let expired = stage.provider.issue(&TokenSpec::new().expires_in(-3600)).unwrap();
+    let missing = stage.send(&Call::get("/orders/1")).await;
+    let late = stage.send(&Call::get("/orders/2").bearer(&expired)).await;
+    let nowhere = stage.send(&Call::get("/nowhere")).await;
+    let tried = stage.send(&Call::get("/trial")).await;
+    for response in [&missing, &late, &nowhere, &tried] {
+        stage.line(response).await;
+    }
+    let admin = admin(&stage);
+    let list = async |options: &[&str]| {
+        let output = why(&[&["--list", "--admin", &admin], options].concat()).await;
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        stdout(&output)
+    };
+    let ids = async |options: &[&str]| {
+        let text = list(options).await;
+        text.lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let of = |responses: &[&Response]| -> Vec<_> {
+        responses.iter().map(|response| response.header("x-decision-id").unwrap()).collect()
+    };
+    assert_eq!(ids(&[]).await, of(&[&tried, &nowhere, &late, &missing]));
+    assert_eq!(ids(&["--reason", "token.", "--route", "orders"]).await, of(&[&late, &missing]));
+    assert_eq!(ids(&["--reason", "token.missing"]).await, of(&[&tried, &missing]));
+    assert_eq!(ids(&["--reason", "token.missing", "--shadow", "false"]).await, of(&[&missing]));
+    assert_eq!(ids(&["--shadow"]).await, of(&[&tried]));
+    assert_eq!(ids(&["--client", "127.0.0.0/8", "--since", "1h", "--limit", "2"]).await, of(&[&tried, &nowhere]));
+    assert_eq!(list(&["--client", "10.0.0.0/8"]).await, "no such decision is kept\n");
+    let text = list(&["--reason", "route.none"]).await;
+    assert!(text.contains("404  route.none  GET api.example.test/nowhere  listener http, from 127.0.0.1"), "{text}");
+    let json: Value = serde_json::from_str(&list(&["--shadow", "--json"]).await).unwrap();
+    assert_eq!(json["decisions"][0]["shadow"][0]["reason"], "token.missing");
+    // The gateway says what it does not understand.
+    for options in [["--reason", "token"], ["--since", "yesterday"], ["--limit", "0"], ["--client", "10.0.0.1/8"]] {
+        let output = why(&[&["--list", "--admin", &admin], &options[..]].concat()).await;
+        let told = String::from_utf8_lossy(&output.stderr).contains(&format!("`{}`", &options[0][2..]));
+        assert!(output.status.code() == Some(2) && told && output.stdout.is_empty(), "{output:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_allowed_request_and_an_unknown_id_are_1() {
     let stage = Stage::start(ROUTES).await;
     let response = stage.send(&Call::get("/open")).await;
@@ -125,6 +202,9 @@ async fn what_cannot_be_asked_is_2() {
         vec![id, "-c", "/nowhere/edge.yaml"],
         vec![id, "--admin", &admin, "--token-file", "/nowhere/token"],
         vec![],
+        // A list, or one decision.
+        vec!["--list", id, "--admin", &admin],
+        vec![id, "--reason", "token.", "--admin", &admin],
     ] {
         let output = why(&arguments).await;
         assert_eq!(output.status.code(), Some(2), "{arguments:?} {output:?}");

@@ -10,6 +10,9 @@ use std::io::Write;
 /// its own requests.
 pub(crate) const MAX_TEXT: usize = 2048;
 
+/// Texts of one list.
+const MAX_TEXTS: usize = 128;
+
 /// An object that is being written: its members in the order of the calls.
 pub(crate) struct Object<'o> {
     out: &'o mut Vec<u8>,
@@ -70,6 +73,25 @@ impl<'o> Object<'o> {
 
     pub(crate) fn flag(&mut self, name: &'static str, value: bool) {
         self.name(name).extend_from_slice(if value { b"true" } else { b"false" });
+    }
+
+    /// `null` if they are not known, or are so many that a part of them could be taken for all.
+    pub(crate) fn texts(&mut self, name: &'static str, values: Option<&[impl AsRef<str>]>) {
+        let bytes = |values: &[_]| values.iter().map(|value: &_| AsRef::<str>::as_ref(value).len()).sum::<usize>();
+        let out = self.name(name);
+        match values.filter(|values| values.len() <= MAX_TEXTS && bytes(values) <= MAX_TEXT) {
+            Some(values) => {
+                out.push(b'[');
+                for (at, value) in values.iter().enumerate() {
+                    if at > 0 {
+                        out.push(b',');
+                    }
+                    text(out, value.as_ref().as_bytes());
+                }
+                out.push(b']');
+            }
+            None => out.extend_from_slice(b"null"),
+        }
     }
 
     pub(crate) fn objects<T>(

@@ -15,7 +15,7 @@ mod tests;
 pub(crate) mod timestamp;
 mod writer;
 
-pub use record::{FinalVerdict, Record, RecordPrincipal, RecordTls};
+pub use record::{FinalVerdict, Record, RecordTls, Tells};
 pub use writer::Sink;
 
 use crate::config::raw;
@@ -41,7 +41,10 @@ enum Target {
 
 /// The running log, or none. A clone is a handle to the same log; when the last one goes, what waits is still written.
 #[derive(Clone, Default)]
-pub struct AccessLog(Option<Arc<Open>>);
+pub struct AccessLog {
+    open: Option<Arc<Open>>,
+    tells: Tells,
+}
 
 struct Open {
     target: Target,
@@ -63,7 +66,7 @@ thread_local! {
 impl AccessLog {
     /// No log: every line goes nowhere, and none is put together.
     pub fn off() -> Self {
-        Self(None)
+        Self::default()
     }
 
     /// The log that a configuration asks for. If `running` already writes there, it is that: a reload loses no line.
@@ -76,13 +79,14 @@ impl AccessLog {
         running: Option<&AccessLog>,
         metrics: &Metrics,
     ) -> Result<Self, ConfigError> {
-        let Some(raw::AccessLog { path, buffer }) = raw else { return Ok(Self::off()) };
+        let Some(raw::AccessLog { path, buffer, principal }) = raw else { return Ok(Self::off()) };
         let path = if path == "-" || path.is_empty() { PathBuf::from(path) } else { env.resolve(path) };
         let same = |open: &&Arc<Open>| open.target == Target::of(path.clone()) && open.buffer == buffer;
-        if let Some(open) = running.and_then(|log| log.0.as_ref()).filter(same) {
-            return Ok(Self(Some(Arc::clone(open))));
-        }
-        Self::open(path, buffer, metrics).map_err(|error| error.at("access_log"))
+        let open = match running.and_then(|log| log.open.as_ref()).filter(same) {
+            Some(open) => Some(Arc::clone(open)),
+            None => Self::open(path, buffer, metrics).map_err(|error| error.at("access_log"))?.open,
+        };
+        Ok(Self { open, tells: Tells::new(&principal) })
     }
 
     /// Opens a file for appending, or standard output for `-`. At most `buffer` lines wait for it.
@@ -122,20 +126,20 @@ impl AccessLog {
         let loss = Loss { dropped: metrics.access_log_dropped.clone(), errors: metrics.access_log_errors.clone() };
         let queue = Queue::start(sink, buffer, loss)
             .map_err(|error| ConfigError::new(format!("cannot start the access log's writer: {error}")).at("path"))?;
-        Ok(Self(Some(Arc::new(Open { target, buffer, queue }))))
+        Ok(Self { open: Some(Arc::new(Open { target, buffer, queue })), tells: Tells::default() })
     }
 
     /// Whether it is worth collecting the facts of a record.
     pub fn is_on(&self) -> bool {
-        self.0.is_some()
+        self.open.is_some()
     }
 
     /// Hands a line over. Never waits for the disk.
     pub fn log(&self, record: &Record<'_>) {
-        let Some(open) = &self.0 else { return };
+        let Some(open) = &self.open else { return };
         LINE.with_borrow_mut(|line| {
             line.clear();
-            record.write(line);
+            record.write(line, self.tells);
             open.queue.push(line);
         });
     }
@@ -143,7 +147,7 @@ impl AccessLog {
     /// Opens the file again under its name, after another program has moved it away. Returns at once; the writer does it
     /// after the lines that wait now. If it fails, the old file stays in use, and the failure is counted and logged.
     pub fn reopen(&self) {
-        if let Some(open) = &self.0 {
+        if let Some(open) = &self.open {
             open.queue.reopen();
         }
     }
@@ -152,7 +156,7 @@ impl AccessLog {
     ///
     /// Blocks the thread: not for an async task.
     pub fn flush(&self, limit: Duration) -> bool {
-        self.0.as_ref().is_none_or(|open| open.queue.flush(limit))
+        self.open.as_ref().is_none_or(|open| open.queue.flush(limit))
     }
 
     /// Takes no more lines, and waits until the others have been written or lost, at most `limit`. Says whether that came
@@ -160,7 +164,7 @@ impl AccessLog {
     ///
     /// Blocks the thread: not for an async task.
     pub fn close(&self, limit: Duration) -> bool {
-        let Some(open) = &self.0 else { return true };
+        let Some(open) = &self.open else { return true };
         open.queue.close();
         open.queue.flush(limit)
     }

@@ -2,7 +2,8 @@
 
 use super::json::Object;
 use super::redact;
-use portcullis_plugin::{ReasonCode, Shadowed};
+use crate::config::raw;
+use portcullis_plugin::{Principal, ReasonCode, Shadowed};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
@@ -27,7 +28,8 @@ impl FinalVerdict {
     }
 }
 
-/// One line. What is not known is `None`, and `null` in the line: every line has the same members, in this order.
+/// One line. What is not known is `None`, and `null` in the line: every line of a configuration has the same members, in
+/// this order.
 ///
 /// A request that was refused before it could be read may hold any bytes in its texts.
 #[derive(Clone, Copy)]
@@ -54,7 +56,7 @@ pub struct Record<'a> {
     pub route: Option<&'a str>,
     pub verdict: FinalVerdict,
     pub reason: Option<ReasonCode>,
-    pub principal: Option<RecordPrincipal<'a>>,
+    pub principal: Option<&'a Principal>,
     pub pool: Option<&'a str>,
     /// `host:port` as configured.
     pub backend: Option<&'a str>,
@@ -79,11 +81,43 @@ pub struct RecordTls<'a> {
     pub client_cert_sha256: Option<&'a str>,
 }
 
-#[derive(Debug, Clone, Copy)]
-pub struct RecordPrincipal<'a> {
-    pub sub: &'a str,
-    pub issuer: Option<&'a str>,
-    pub method: &'a str,
+/// What a line says of the principal beside who it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tells {
+    pub client_id: bool,
+    pub scopes: bool,
+    pub roles: bool,
+    pub groups: bool,
+}
+
+impl Tells {
+    pub(super) fn new(members: &[raw::PrincipalMember]) -> Self {
+        let has = |member| members.contains(&member);
+        Self {
+            client_id: has(raw::PrincipalMember::ClientId),
+            scopes: has(raw::PrincipalMember::Scopes),
+            roles: has(raw::PrincipalMember::Roles),
+            groups: has(raw::PrincipalMember::Groups),
+        }
+    }
+
+    fn write(self, principal: &Principal, object: &mut Object<'_>) {
+        let Self { client_id, scopes, roles, groups } = self;
+        if client_id {
+            object.text("client_id", principal.client_id.as_deref());
+        }
+        if scopes {
+            object.texts("scopes", Some(&principal.scopes));
+        }
+        if roles {
+            object.texts("roles", Some(&principal.roles));
+        }
+        if groups {
+            // Groups that the token leaves out are not none.
+            let known = !portcullis_identity::groups_unknown(principal);
+            object.texts("groups", known.then_some(&*principal.groups));
+        }
+    }
 }
 
 impl<'a> Record<'a> {
@@ -118,16 +152,16 @@ impl<'a> Record<'a> {
     }
 
     /// Appends the line, with its line feed.
-    pub fn write(&self, out: &mut Vec<u8>) {
+    pub fn write(&self, out: &mut Vec<u8>, tells: Tells) {
         let mut line = Object::begin(out);
         line.time("time", self.time);
-        self.members(&mut line);
+        self.members(&mut line, tells);
         line.end();
         out.push(b'\n');
     }
 
     /// Everything but the time.
-    pub(crate) fn members(&self, line: &mut Object<'_>) {
+    pub(crate) fn members(&self, line: &mut Object<'_>, tells: Tells) {
         let Self {
             time: _,
             decision_id,
@@ -174,9 +208,10 @@ impl<'a> Record<'a> {
         line.text("verdict", Some(verdict.as_str()));
         line.text("reason", reason.map(ReasonCode::as_str));
         line.object("principal", principal, |principal, object| {
-            object.text("sub", Some(principal.sub));
-            object.text("issuer", principal.issuer);
+            object.text("sub", Some(&*principal.subject));
+            object.text("issuer", principal.issuer.as_deref());
             object.text("method", Some(principal.method));
+            tells.write(principal, object);
         });
         line.text("pool", pool);
         line.text("backend", backend);

@@ -1,12 +1,21 @@
 use super::*;
 use parking_lot::{Condvar, Mutex};
-use portcullis_plugin::reason;
+use portcullis_plugin::{Principal, reason};
 use proptest::prelude::*;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const LONG: Duration = Duration::from_secs(60);
+
+static ALICE: LazyLock<Principal> = LazyLock::new(|| {
+    let mut alice = Principal::new("bearer", "alice");
+    alice.issuer = Some("https://sso.example".into());
+    alice.scopes = vec!["read".into(), "a \"b\"\n".into()];
+    alice.roles = vec!["admin".into()];
+    alice
+});
 
 fn peer() -> SocketAddr {
     "[::ffff:192.0.2.7]:4711".parse().unwrap()
@@ -34,7 +43,7 @@ fn full() -> Record<'static> {
         route: Some("orders"),
         verdict: FinalVerdict::Deny,
         reason: Some(reason::TOKEN_EXPIRED),
-        principal: Some(RecordPrincipal { sub: "alice", issuer: Some("https://sso.example"), method: "bearer" }),
+        principal: Some(&ALICE),
         pool: Some("orders"),
         backend: Some("127.0.0.1:9001"),
         attempts: 2,
@@ -48,7 +57,7 @@ fn full() -> Record<'static> {
 
 fn line(record: &Record<'_>) -> String {
     let mut out = Vec::new();
-    record.write(&mut out);
+    record.write(&mut out, Tells::default());
     String::from_utf8(out).unwrap()
 }
 
@@ -101,6 +110,9 @@ proptest! {
         query in "[\\PC\\r\\n\\t\"\\\\\u{2028}]{0,60}",
         text in any::<String>(),
     ) {
+        let mut principal = Principal::new("bearer", &*text);
+        principal.issuer = Some(text.as_str().into());
+        principal.roles = vec![text.as_str().into(); 2];
         let record = Record {
             decision_id: &text,
             listener: &text,
@@ -111,7 +123,7 @@ proptest! {
             query: Some(query.as_bytes()),
             protocol: Some(&text),
             route: Some(&text),
-            principal: Some(RecordPrincipal { sub: &text, issuer: Some(&text), method: &text }),
+            principal: Some(&principal),
             pool: Some(&text),
             backend: Some(&text),
             ..full()
@@ -356,7 +368,7 @@ fn env(folder: &std::path::Path, metrics: &Metrics) -> Env {
 }
 
 fn raw(path: &str, buffer: usize) -> Option<raw::AccessLog> {
-    Some(raw::AccessLog { path: path.to_owned(), buffer })
+    Some(raw::AccessLog { path: path.to_owned(), buffer, principal: Vec::new() })
 }
 
 #[test]
@@ -380,7 +392,7 @@ fn a_reload_with_the_same_file_keeps_the_writer() {
     let metrics = Metrics::new();
     let env = env(folder.path(), &metrics);
     let compile = |raw, running: Option<&AccessLog>| AccessLog::compile(raw, &env, running, &metrics).unwrap();
-    let same = |a: &AccessLog, b: &AccessLog| Arc::ptr_eq(a.0.as_ref().unwrap(), b.0.as_ref().unwrap());
+    let same = |a: &AccessLog, b: &AccessLog| Arc::ptr_eq(a.open.as_ref().unwrap(), b.open.as_ref().unwrap());
     let first = compile(raw("a.jsonl", 10), None);
     let again = compile(raw("a.jsonl", 10), Some(&first));
     assert!(same(&first, &again));
@@ -391,6 +403,35 @@ fn a_reload_with_the_same_file_keeps_the_writer() {
     again.log(&record("one"));
     assert!(again.close(LONG));
     assert_eq!(ids(&std::fs::read_to_string(folder.path().join("a.jsonl")).unwrap()), ["one"]);
+}
+
+#[test]
+fn of_the_principal_a_line_says_what_was_asked_for_and_nothing_by_halves() {
+    let told = |principal: &Principal, members: &[raw::PrincipalMember]| {
+        let mut out = Vec::new();
+        Record { principal: Some(principal), ..full() }.write(&mut out, Tells::new(members));
+        serde_json::from_slice::<serde_json::Value>(&out).unwrap()["principal"].clone()
+    };
+    use raw::PrincipalMember::{ClientId, Groups, Roles, Scopes};
+    let who = serde_json::json!({ "sub": "alice", "issuer": "https://sso.example", "method": "bearer" });
+    assert_eq!(told(&ALICE, &[]), who);
+    let mut all = who.clone();
+    for (name, value) in [
+        ("client_id", serde_json::Value::Null),
+        ("scopes", serde_json::json!(["read", "a \"b\"\n"])),
+        ("roles", serde_json::json!(["admin"])),
+        ("groups", serde_json::json!([])),
+    ] {
+        all[name] = value;
+    }
+    assert_eq!(told(&ALICE, &[Groups, Roles, Scopes, ClientId]), all);
+    // A part of a list would be taken for the whole.
+    let mut large = ALICE.clone();
+    large.roles = (0..129).map(|n| n.to_string().into()).collect();
+    large.scopes = vec!["x".repeat(2049).into()];
+    large.claims = Arc::new(serde_json::json!({ "hasgroups": true }).as_object().unwrap().clone());
+    let told = told(&large, &[Roles, Scopes, Groups]);
+    assert!(["roles", "scopes", "groups"].iter().all(|name| told.get(name).is_some_and(serde_json::Value::is_null)), "{told}");
 }
 
 #[test]

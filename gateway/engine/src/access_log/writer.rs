@@ -3,7 +3,8 @@
 //! Lines are appended to one buffer under a short lock; the thread swaps it for an empty one and writes it in one call. The
 //! lock is never held while the disk is waited for.
 
-use parking_lot::{Condvar, Mutex};
+use crate::spool::{Asked, Complaints, GATHER, KEEP_BYTES, Progress, Spool};
+use parking_lot::MutexGuard;
 use prometheus::IntCounter;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -12,21 +13,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long the thread gathers lines once the first has come: fewer writes, and fewer wake-ups that a request pays for.
-const GATHER: Duration = Duration::from_millis(5);
-
 /// Bytes that may wait for each line that may: an ordinary line is half of it, and lines that an attacker made long must
 /// not take all memory while the disk is slow.
 const BYTES_PER_LINE: usize = 1024;
 
 /// With very few lines allowed, the longest one still fits.
 const MIN_BYTES: usize = 256 << 10;
-
-/// A buffer that a burst made larger than this is given back.
-const KEEP_BYTES: usize = 1 << 20;
-
-/// How often a disk that fails is talked about.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
 /// Where lines end up. May block as long as it likes: only its own thread waits.
 pub trait Sink: Send {
@@ -138,11 +130,7 @@ pub(super) struct Loss {
 }
 
 pub(super) struct Queue {
-    state: Mutex<State>,
-    /// Wakes the thread.
-    work: Condvar,
-    /// Wakes those who wait in `flush`.
-    settled: Condvar,
+    spool: Spool<State>,
     max_lines: u64,
     max_bytes: usize,
     dropped: IntCounter,
@@ -157,9 +145,21 @@ struct State {
     accepted: u64,
     settled: u64,
     thread: Thread,
-    reopen: bool,
-    flush: bool,
-    closing: bool,
+    asked: Asked,
+}
+
+impl Progress for State {
+    fn asked(&mut self) -> &mut Asked {
+        &mut self.asked
+    }
+
+    fn accepted(&self) -> u64 {
+        self.accepted
+    }
+
+    fn settled(&self) -> u64 {
+        self.settled
+    }
 }
 
 /// What the thread is doing, so that a request wakes it only when it must.
@@ -178,23 +178,17 @@ impl State {
     fn waiting(&self) -> u64 {
         self.accepted - self.settled
     }
-
-    fn urgent(&self) -> bool {
-        self.reopen || self.flush || self.closing
-    }
 }
 
 impl Queue {
     pub(super) fn start(sink: Box<dyn Sink>, max_lines: usize, loss: Loss) -> io::Result<Arc<Self>> {
         let queue = Arc::new(Self {
-            state: Mutex::default(),
-            work: Condvar::new(),
-            settled: Condvar::new(),
+            spool: Spool::default(),
             max_lines: max_lines as u64,
             max_bytes: max_lines.saturating_mul(BYTES_PER_LINE).max(MIN_BYTES),
             dropped: loss.dropped.clone(),
         });
-        let writer = Writer { torn: sink.starts_torn(), sink, loss, complained: None, unsaid: 0 };
+        let writer = Writer { torn: sink.starts_torn(), sink, loss, complaints: Complaints::default(), unsaid: 0 };
         let thread_queue = Arc::clone(&queue);
         thread::Builder::new().name("access-log".to_owned()).spawn(move || thread_queue.run(writer))?;
         Ok(queue)
@@ -202,9 +196,9 @@ impl Queue {
 
     /// `line` ends with its only line feed.
     pub(super) fn push(&self, line: &[u8]) {
-        let mut state = self.state.lock();
+        let mut state = self.spool.lock();
         let full = state.waiting() >= self.max_lines || state.pending.len() + state.writing + line.len() > self.max_bytes;
-        if full || state.closing {
+        if full || state.asked.closing {
             drop(state);
             self.dropped.inc();
             return;
@@ -219,7 +213,7 @@ impl Queue {
         if call {
             state.thread = Thread::Awake;
             drop(state);
-            self.work.notify_one();
+            self.spool.call();
         }
     }
 
@@ -228,39 +222,27 @@ impl Queue {
     }
 
     pub(super) fn reopen(&self) {
-        self.state.lock().reopen = true;
-        self.work.notify_one();
+        self.spool.reopen();
     }
 
     pub(super) fn close(&self) {
-        self.state.lock().closing = true;
-        self.work.notify_one();
+        self.spool.close();
     }
 
     pub(super) fn flush(&self, limit: Duration) -> bool {
-        let deadline = Instant::now() + limit;
-        let mut state = self.state.lock();
-        let target = state.accepted;
-        while state.settled < target {
-            state.flush = true;
-            self.work.notify_one();
-            if self.settled.wait_until(&mut state, deadline).timed_out() {
-                return state.settled >= target;
-            }
-        }
-        true
+        self.spool.flush(limit)
     }
 
     fn run(&self, mut writer: Writer) {
         let mut batch = Vec::new();
         loop {
-            let mut state = self.state.lock();
+            let mut state = self.spool.lock();
             self.wait_for_work(&mut state);
             std::mem::swap(&mut state.pending, &mut batch);
-            let (lines, reopen) = (state.waiting(), std::mem::take(&mut state.reopen));
+            let (lines, reopen) = (state.waiting(), std::mem::take(&mut state.asked.reopen));
             state.writing = batch.len();
-            state.flush = false;
-            let last = state.closing && batch.is_empty();
+            state.asked.flush = false;
+            let last = state.asked.closing && batch.is_empty();
             drop(state);
             if last {
                 return;
@@ -271,23 +253,22 @@ impl Queue {
             }
             batch.clear();
             batch.shrink_to(KEEP_BYTES);
-            let mut state = self.state.lock();
+            let mut state = self.spool.lock();
             state.writing = 0;
             state.settled += lines;
-            drop(state);
-            self.settled.notify_all();
+            self.spool.settle(state);
         }
     }
 
-    fn wait_for_work(&self, state: &mut parking_lot::MutexGuard<'_, State>) {
-        while state.pending.is_empty() && !state.urgent() {
+    fn wait_for_work(&self, state: &mut MutexGuard<'_, State>) {
+        while state.pending.is_empty() && !state.asked.urgent() {
             state.thread = Thread::Idle;
-            self.work.wait(state);
+            self.spool.wait(state);
         }
-        if !state.urgent() && !self.is_half_full(state) {
+        if !state.asked.urgent() && !self.is_half_full(state) {
             state.thread = Thread::Gathering;
             // However it ends, there is something to write.
-            let _ = self.work.wait_for(state, GATHER);
+            let _ = self.spool.wait_until(state, Instant::now() + GATHER);
         }
         state.thread = Thread::Awake;
     }
@@ -298,7 +279,7 @@ struct Writer {
     /// What is in the file ends within a line.
     torn: bool,
     loss: Loss,
-    complained: Option<Instant>,
+    complaints: Complaints,
     /// Lines lost since the last complaint.
     unsaid: u64,
 }
@@ -352,9 +333,8 @@ impl Writer {
     fn complain(&mut self, doing: &str, error: &io::Error, lost: u64) {
         self.loss.errors.inc();
         self.unsaid += lost;
-        if self.complained.is_none_or(|when| when.elapsed() >= COMPLAIN_EVERY) {
+        if self.complaints.due() {
             tracing::error!(log = self.sink.name(), doing, %error, lines_lost = self.unsaid, "the access log cannot be written");
-            self.complained = Some(Instant::now());
             self.unsaid = 0;
         }
     }

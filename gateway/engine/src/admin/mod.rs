@@ -1,4 +1,4 @@
-//! The listener for operators: `/metrics`, `/decisions`, `/audit/head`, `/revocations`, `/healthz` and `/readyz`.
+//! The listener for operators: `/metrics`, `/decisions`, `/audit/head`, `/jwks`, `/revocations`, `/healthz` and `/readyz`.
 //!
 //! It stands apart from the data plane: its own socket, a bounded number of connections, one request each under a
 //! deadline, so that whoever reaches it can exhaust neither it nor the gateway. The two probes answer everybody; everything
@@ -25,6 +25,7 @@ use crate::metrics::Metrics;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use axum::http::HeaderMap;
 use portcullis_identity::Issuers;
+use portcullis_identity::assertion::AssertionSigner;
 use portcullis_plugin::{ConfigError, Env};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -95,6 +96,7 @@ pub struct Shown {
     pub audit: Arc<ArcSwap<AuditLog>>,
     /// Those of the running configuration: they are told of revocations.
     pub issuers: Arc<dyn Fn() -> Arc<Issuers> + Send + Sync>,
+    pub assertion: Arc<ArcSwapOption<AssertionSigner>>,
 }
 
 /// What the handlers share.

@@ -1,18 +1,21 @@
 //! The endpoints.
 
 use super::{Phase, Shared, revocations};
+use crate::decisions::Selection;
 use crate::metrics;
 use axum::Router;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Path, RawQuery, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::time::SystemTime;
 
-/// Decisions in one listing.
-const LISTED: usize = 100;
+/// What a listing says of a decision: every member by its name in the decision itself.
+const LISTED: [&str; 12] =
+    ["decision_id", "time", "listener", "route", "verdict", "status", "reason", "client", "method", "host", "path", "shadow"];
 
 /// `get` answers HEAD too, and any other method with 405.
 pub(super) fn router(shared: Arc<Shared>) -> Router {
@@ -30,6 +33,7 @@ fn protected(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
         .route("/decisions", get(latest))
         .route("/decisions/{id}", get(decision))
         .route("/audit/head", get(audit_head))
+        .route("/jwks", get(jwks))
         .fallback(|| async { StatusCode::NOT_FOUND })
         .layer(middleware::from_fn_with_state(Arc::clone(shared), authenticate))
 }
@@ -82,13 +86,15 @@ async fn expose(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 /// The newest first, each with enough to find the one that is meant.
-async fn latest(State(shared): State<Arc<Shared>>) -> Response {
-    let decisions = shared.shown.decisions.newest(LISTED);
-    // Every member by its name in the decision itself.
+async fn latest(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Response {
+    let selection = match Selection::parse(query.as_deref().unwrap_or_default(), SystemTime::now()) {
+        Ok(selection) => selection,
+        Err(message) => return json_body(StatusCode::BAD_REQUEST, &json!({ "error": message })),
+    };
+    let decisions = shared.shown.decisions.select(&selection);
     let rows = decisions.iter().map(|decision| {
-        let whole = serde_json::to_value(&**decision).unwrap_or_default();
-        let names = ["decision_id", "time", "listener", "route", "verdict", "status", "reason"];
-        names.into_iter().map(|name| (name.to_owned(), whole[name].clone())).collect::<Value>()
+        let mut whole = serde_json::to_value(&**decision).unwrap_or_default();
+        LISTED.into_iter().map(|name| (name.to_owned(), whole[name].take())).collect::<Value>()
     });
     let rows: Vec<Value> = rows.collect();
     json_body(StatusCode::OK, &json!({ "decisions": rows }))
@@ -101,8 +107,8 @@ async fn decision(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> 
     let message = match shared.shown.decisions.capacity() {
         0 => "no decisions are kept: `admin.decisions` is 0".to_owned(),
         capacity => format!(
-            "no decision with this id is kept: only those of refused requests are, the newest {capacity}, since this \
-             gateway started"
+            "no decision with this id is kept: only those of refused requests are, the newest {capacity}, and as many that a \
+             filter in shadow mode would have refused, since this gateway started"
         ),
     };
     json_body(StatusCode::NOT_FOUND, &json!({ "error": message }))
@@ -113,6 +119,17 @@ async fn audit_head(State(shared): State<Arc<Shared>>) -> Response {
     match shared.shown.audit.load().status() {
         Some(status) => json_body(StatusCode::OK, &status),
         None => json_body(StatusCode::NOT_FOUND, &json!({ "error": "the configuration has no `audit_log`" })),
+    }
+}
+
+/// The keys of assertions that are published now.
+async fn jwks(State(shared): State<Arc<Shared>>) -> Response {
+    match &*shared.shown.assertion.load() {
+        Some(signer) => {
+            let keys = signer.jwks(SystemTime::now()).to_vec();
+            ([(header::CONTENT_TYPE, "application/jwk-set+json")], keys).into_response()
+        }
+        None => json_body(StatusCode::NOT_FOUND, &json!({ "error": "the configuration has no `assertion`" })),
     }
 }
 

@@ -68,6 +68,7 @@ fn shown(metrics: &Arc<Metrics>, readiness: &Readiness, decisions: &Arc<Decision
         readiness: readiness.clone(),
         decisions,
         audit: Arc::default(),
+        assertion: Arc::default(),
         issuers: Arc::new(move || Arc::clone(&issuers)),
     }
 }
@@ -128,7 +129,7 @@ async fn only_get_and_head_and_only_what_exists() {
     for path in ["/", "/metrics/", "/metrics/../metrics", "//metrics", "/decisions/1", "/%6detrics"] {
         assert_eq!(running.get(path).await.status, 404, "{path}");
     }
-    for path in ["/metrics", "/decisions", "/decisions/1", "/audit/head", "/healthz", "/readyz"] {
+    for path in ["/metrics", "/decisions", "/decisions/1", "/audit/head", "/jwks", "/healthz", "/readyz"] {
         for method in ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "X"] {
             assert_eq!(running.ask(method, path, "content-length: 0\r\n").await.status, 405, "{method} {path}");
         }
@@ -147,9 +148,15 @@ async fn the_token_opens_everything_but_the_probes_which_are_open() {
     let twice = format!("{}{}", with(TOKEN), with(TOKEN));
     let basic = format!("authorization: Basic {TOKEN}\r\n");
     for headers in ["", "authorization:\r\n", &wrong, &twice, &basic] {
-        for path in
-            ["/metrics", "/nothing", "/metrics?token=x", "/decisions", "/decisions/0123456789abcdef01234567", "/audit/head"]
-        {
+        for path in [
+            "/metrics",
+            "/nothing",
+            "/metrics?token=x",
+            "/decisions",
+            "/decisions/0123456789abcdef01234567",
+            "/audit/head",
+            "/jwks",
+        ] {
             let answer = running.ask("GET", path, headers).await;
             assert_eq!((answer.status, answer.body.as_str()), (401, ""), "{path} {headers}");
             assert!(answer.head.contains("www-authenticate: bearer"), "{}", answer.head);
@@ -291,6 +298,34 @@ async fn a_refused_request_can_be_asked_about_by_its_id() {
         (&newest["route"], &newest["status"], &newest["reason"]),
         (&"orders".into(), &403.into(), &"token.expired".into())
     );
+}
+
+#[tokio::test]
+async fn a_listing_has_what_was_asked_for_and_nothing_is_guessed() {
+    use portcullis_plugin::reason;
+    let running = start(None).await;
+    let ids = [refuse(&running, reason::IP_DENIED), refuse(&running, reason::TOKEN_EXPIRED)];
+    let listed = async |query: &str| {
+        let answer = running.get(&format!("/decisions?{query}")).await;
+        assert_eq!(answer.status, 200, "{query} {}", answer.body);
+        let listing: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+        let rows = listing["decisions"].as_array().unwrap().clone();
+        rows.iter().map(|row| row["decision_id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(listed("reason=token.&route=orders&client=192.0.2.0/24").await, ids[1..]);
+    assert_eq!(listed("reason=ip.denied").await, ids[..1]);
+    assert_eq!(listed("limit=1").await, ids[1..]);
+    assert!(listed("since=2026-01-01T00:00:00Z").await.is_empty());
+    for query in ["resaon=x", "limit=0", "limit=1&limit=2", "client=10.0.0.1/8", "since=%ff"] {
+        let answer = running.get(&format!("/decisions?{query}")).await;
+        assert!(answer.status == 400 && answer.body.contains("\"error\""), "{query} {}", answer.body);
+    }
+}
+
+#[tokio::test]
+async fn without_assertions_there_are_no_keys_to_show() {
+    let answer = start(None).await.get("/jwks").await;
+    assert!(answer.status == 404 && answer.body.contains("no `assertion`"), "{}", answer.body);
 }
 
 #[tokio::test]

@@ -2,8 +2,8 @@
 
 use super::file::Torn;
 use super::queue::Missing;
-use crate::access_log::Record;
 use crate::access_log::json::Object;
+use crate::access_log::{Record, Tells};
 use crate::decisions::{self, KeptCheck};
 use portcullis_plugin::Check;
 use std::path::Path;
@@ -99,7 +99,7 @@ impl Configuration<'_> {
 pub(super) fn decision(out: &mut Vec<u8>, record: &Record<'_>, checks: &[Check]) {
     let (checks, left_out) = decisions::keep(checks);
     let mut object = begin(out, record.time, "decision");
-    record.members(&mut object);
+    record.members(&mut object, Tells::default());
     object.objects("checks", &checks, |kept: &KeptCheck, check| {
         check.text("filter", Some(kept.filter));
         check.text("check", Some(kept.check));

@@ -50,6 +50,8 @@ pub(super) struct Opened {
     pub(super) file: ChainFile,
     pub(super) head: Head,
     pub(super) torn: Option<Torn>,
+    /// It was not there before.
+    pub(super) created: bool,
 }
 
 impl ChainFile {
@@ -60,14 +62,23 @@ impl ChainFile {
             return Err(Unusable::NotAFile);
         }
         // Who called what is not for everybody on this machine.
-        let mut file = File::options().read(true).append(true).create(true).mode(0o640).open(path)?;
+        let mut options = File::options();
+        options.read(true).append(true).mode(0o640);
+        let (mut file, created) = match options.clone().create_new(true).open(path) {
+            Ok(file) => (file, true),
+            // Or a link to nowhere, which is followed.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => (options.create(true).open(path)?, false),
+            Err(error) => return Err(error.into()),
+        };
         match file.try_lock() {
+            // Whoever had it until now may have taken its name away, and then nobody would find what is written to it.
+            Ok(()) if !is_at(&file, path)? => return Err(Unusable::Locked),
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(Unusable::Locked),
             Err(TryLockError::Error(error)) => return Err(error.into()),
         }
         let (head, torn) = mend(&mut file, seal)?;
-        Ok(Opened { file: Self { path: path.to_owned(), file }, head, torn })
+        Ok(Opened { file: Self { path: path.to_owned(), file }, head, torn, created })
     }
 }
 
@@ -86,9 +97,7 @@ impl Store for ChainFile {
     }
 
     fn reopen(&mut self, seal: &Seal, head: Head) -> Result<bool, Unusable> {
-        let here = self.file.metadata()?;
-        let same = |there: &std::fs::Metadata| (there.dev(), there.ino()) == (here.dev(), here.ino());
-        if std::fs::metadata(&self.path).is_ok_and(|there| same(&there)) {
+        if is_at(&self.file, &self.path)? {
             return Ok(false);
         }
         let opened = Self::open(&self.path, seal)?;
@@ -97,6 +106,21 @@ impl Store for ChainFile {
         }
         self.file = opened.file.file;
         Ok(true)
+    }
+}
+
+/// Whether this file is the one of this name.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let here = file.metadata()?;
+    Ok(std::fs::metadata(path).is_ok_and(|there| (there.dev(), there.ino()) == (here.dev(), here.ino())))
+}
+
+/// Removes a file that was made for a log that never began. Its lock is still held: nobody else writes to it.
+pub(super) fn withdraw(path: &Path) {
+    if std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0)
+        && let Err(error) = std::fs::remove_file(path)
+    {
+        tracing::warn!(path = %path.display(), %error, "an audit log that never began cannot be removed");
     }
 }
 

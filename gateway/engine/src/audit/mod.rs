@@ -17,7 +17,8 @@ use crate::access_log::Record;
 use crate::config::raw;
 use crate::metrics::Metrics;
 use chain::{Head, Seal};
-use file::{ChainFile, Opened, Unusable};
+use file::{ChainFile, Opened, Torn, Unusable};
+use parking_lot::Mutex;
 use portcullis_plugin::{Check, ConfigError, Env, reason};
 use queue::Queue;
 use std::cell::RefCell;
@@ -42,13 +43,34 @@ struct Open {
     path: PathBuf,
     seal: Seal,
     queue: Arc<Queue>,
+    /// Until the configuration that asks for it takes effect.
+    unbegun: Mutex<Option<Unbegun>>,
+}
+
+/// What was found when the file was opened.
+struct Unbegun {
+    torn: Option<Torn>,
+    created: bool,
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
+        match self.unbegun.get_mut().take() {
+            // An empty file would be taken for one that was emptied.
+            Some(Unbegun { created: true, .. }) => file::withdraw(&self.path),
+            // What was taken out of the file is in no other place.
+            Some(Unbegun { torn: Some(torn), .. }) => {
+                self.push(|out| event::opened(out, self.seal.is_keyed(), Some(&torn)));
+                self.queue.flush(LAST_WORD);
+            }
+            _ => {}
+        }
         self.queue.close();
     }
 }
+
+/// For the one record of a log that never began.
+const LAST_WORD: Duration = Duration::from_secs(2);
 
 thread_local! {
     /// Where a record is put together.
@@ -122,6 +144,15 @@ impl AuditLog {
             None => Arc::new(Open::at(&path, seal, buffer, metrics).map_err(|error| placed(error, "path"))?),
         };
         Ok(Self(Some(Arc::new(Plan { open, all, refuse }))))
+    }
+
+    /// The configuration takes effect: the first record says that the log is open. Before, nothing is to be handed over, and
+    /// of a log that never begins no file is left that was not there.
+    pub fn begin(&self) {
+        let Some(open) = self.0.as_ref().map(|plan| &plan.open) else { return };
+        if let Some(Unbegun { torn, created: _ }) = open.unbegun.lock().take() {
+            open.push(|out| event::opened(out, open.seal.is_keyed(), torn.as_ref()));
+        }
     }
 
     /// For `check`: what can be said of a configuration without opening anything.
@@ -209,7 +240,7 @@ impl Open {
             };
             ConfigError::new(format!("cannot use the audit log {}: {error}", path.display())).help(help)
         };
-        let Opened { file, head, torn } = ChainFile::open(path, &seal).map_err(refuse)?;
+        let Opened { file, head, torn, created } = ChainFile::open(path, &seal).map_err(refuse)?;
         if let Some(torn) = &torn {
             queue::warn_of(torn, path);
         }
@@ -217,9 +248,7 @@ impl Open {
         tracing::info!(path = %path.display(), seq = head.seq, hash = %head.hash, "audit log opened");
         let queue = Queue::start(Box::new(file), seal.clone(), head, buffer, metrics.audit.clone())
             .map_err(|error| refuse(Unusable::Io(error)))?;
-        let open = Self { path: path.to_owned(), seal, queue };
-        open.push(|out| event::opened(out, open.seal.is_keyed(), torn.as_ref()));
-        Ok(open)
+        Ok(Self { path: path.to_owned(), seal, queue, unbegun: Mutex::new(Some(Unbegun { torn, created })) })
     }
 
     fn push(&self, write: impl FnOnce(&mut Vec<u8>)) {

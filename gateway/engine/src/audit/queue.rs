@@ -7,15 +7,13 @@ use super::chain::{Head, Seal};
 use super::event;
 use super::file::{Store, Torn};
 use crate::metrics::AuditMetrics;
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use crate::spool::{Asked, Complaints, GATHER, KEEP_BYTES, Progress, Spool};
+use parking_lot::MutexGuard;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
-
-/// How long the thread gathers records once the first has come: each batch is one write and one wait for the disk.
-const GATHER: Duration = Duration::from_millis(5);
 
 /// Until what failed is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -23,16 +21,8 @@ const AGAIN: Duration = Duration::from_millis(500);
 /// Bytes that may wait for each record that may.
 const BYTES_PER_RECORD: usize = 2048;
 
-/// How often a disk that fails is talked about.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
-
-/// A buffer that a burst made larger than this is given back.
-const KEEP_BYTES: usize = 1 << 20;
-
 pub(super) struct Queue {
-    state: Mutex<State>,
-    work: Condvar,
-    settled: Condvar,
+    spool: Spool<State>,
     limit: AtomicUsize,
     failing: AtomicBool,
     metrics: AuditMetrics,
@@ -51,9 +41,7 @@ struct State {
     missing: Missing,
     /// The thread waits for the first record, and is to be called when it comes.
     idle: bool,
-    reopen: bool,
-    flush: bool,
-    closing: bool,
+    asked: Asked,
     /// The last record on the disk.
     head: Head,
     error: Option<String>,
@@ -79,14 +67,12 @@ impl Queue {
     ) -> std::io::Result<Arc<Self>> {
         metrics.failing.set(0);
         let queue = Arc::new(Self {
-            state: Mutex::new(State { head, ..State::default() }),
-            work: Condvar::new(),
-            settled: Condvar::new(),
+            spool: Spool::new(State { head, ..State::default() }),
             limit: AtomicUsize::new(limit),
             failing: AtomicBool::new(false),
             metrics,
         });
-        let writer = Writer { queue: Arc::clone(&queue), file, seal, head, complained: None };
+        let writer = Writer { queue: Arc::clone(&queue), file, seal, head, complaints: Complaints::default() };
         thread::Builder::new().name("audit-log".to_owned()).spawn(move || writer.run())?;
         Ok(queue)
     }
@@ -102,19 +88,19 @@ impl Queue {
 
     /// Why it fails.
     pub(super) fn error(&self) -> Option<String> {
-        self.is_failing().then(|| self.state.lock().error.clone().unwrap_or_else(|| "the queue is full: the disk is slow".into()))
+        self.is_failing().then(|| self.spool.lock().error.clone().unwrap_or_else(|| "the queue is full: the disk is slow".into()))
     }
 
     pub(super) fn head(&self) -> Head {
-        self.state.lock().head
+        self.spool.lock().head
     }
 
     /// `record` is one JSON object, without a line feed.
     pub(super) fn push(&self, record: &[u8]) {
         let limit = self.limit.load(Ordering::Relaxed);
-        let mut state = self.state.lock();
+        let mut state = self.spool.lock();
         let bytes = state.pending.len() + state.writing + record.len();
-        if state.closing || state.waiting >= limit || bytes > limit.saturating_mul(BYTES_PER_RECORD) {
+        if state.asked.closing || state.waiting >= limit || bytes > limit.saturating_mul(BYTES_PER_RECORD) {
             state.missing.lost += 1;
             state.missing.since.get_or_insert_with(SystemTime::now);
             self.metrics.lost.inc();
@@ -132,17 +118,17 @@ impl Queue {
         let call = std::mem::take(&mut state.idle);
         drop(state);
         if call {
-            self.work.notify_one();
+            self.spool.call();
         }
     }
 
     /// A request was refused because the log is failing: it is counted, for a record of its own would find no room.
     pub(super) fn refused(&self) {
-        let mut state = self.state.lock();
+        let mut state = self.spool.lock();
         state.missing.refused += 1;
         state.missing.since.get_or_insert_with(SystemTime::now);
         drop(state);
-        self.work.notify_one();
+        self.spool.call();
     }
 
     fn fails(&self, failing: bool) {
@@ -152,29 +138,17 @@ impl Queue {
     }
 
     pub(super) fn reopen(&self) {
-        self.state.lock().reopen = true;
-        self.work.notify_one();
+        self.spool.reopen();
     }
 
     /// Takes no more records; the thread ends once what waits is written, or cannot be.
     pub(super) fn close(&self) {
-        self.state.lock().closing = true;
-        self.work.notify_one();
+        self.spool.close();
     }
 
     /// Waits until every record handed over before is on the disk, at most `limit`. Says whether that came about.
     pub(super) fn flush(&self, limit: Duration) -> bool {
-        let deadline = Instant::now() + limit;
-        let mut state = self.state.lock();
-        let target = state.accepted;
-        while state.done < target {
-            state.flush = true;
-            self.work.notify_one();
-            if self.settled.wait_until(&mut state, deadline).timed_out() {
-                return state.done >= target;
-            }
-        }
-        true
+        self.spool.flush(limit)
     }
 }
 
@@ -182,9 +156,19 @@ impl State {
     fn is_missing_some(&self) -> bool {
         self.missing.since.is_some()
     }
+}
 
-    fn urgent(&self) -> bool {
-        self.reopen || self.flush || self.closing
+impl Progress for State {
+    fn asked(&mut self) -> &mut Asked {
+        &mut self.asked
+    }
+
+    fn accepted(&self) -> u64 {
+        self.accepted
+    }
+
+    fn settled(&self) -> u64 {
+        self.done
     }
 }
 
@@ -193,7 +177,7 @@ struct Writer {
     file: Box<dyn Store>,
     seal: Seal,
     head: Head,
-    complained: Option<Instant>,
+    complaints: Complaints,
 }
 
 impl Writer {
@@ -201,14 +185,14 @@ impl Writer {
         let (mut batch, mut sealed) = (Vec::new(), Vec::new());
         let queue = Arc::clone(&self.queue);
         loop {
-            let mut state = queue.state.lock();
+            let mut state = queue.spool.lock();
             wait_for_work(&queue, &mut state);
             std::mem::swap(&mut state.pending, &mut batch);
             state.writing = batch.len();
-            state.flush = false;
-            let (records, reopen) = (state.waiting, std::mem::take(&mut state.reopen));
+            state.asked.flush = false;
+            let (records, reopen) = (state.waiting, std::mem::take(&mut state.asked.reopen));
             let missing = std::mem::take(&mut state.missing);
-            let last = state.closing && batch.is_empty() && missing.since.is_none();
+            let last = state.asked.closing && batch.is_empty() && missing.since.is_none();
             drop(state);
             if last {
                 return;
@@ -235,7 +219,7 @@ impl Writer {
             batch.shrink_to(KEEP_BYTES);
             sealed.clear();
             sealed.shrink_to(KEEP_BYTES);
-            let mut state = queue.state.lock();
+            let mut state = queue.spool.lock();
             state.writing = 0;
             state.waiting -= records;
             state.done += records as u64;
@@ -244,8 +228,7 @@ impl Writer {
                 state.error = None;
                 queue.fails(false);
             }
-            drop(state);
-            queue.settled.notify_all();
+            queue.spool.settle(state);
         }
     }
 
@@ -262,9 +245,9 @@ impl Writer {
             }
             // A batch that cannot be written may still go to where the file is opened anew.
             let until = Instant::now() + AGAIN;
-            let mut state = self.queue.state.lock();
-            while !state.reopen && !state.closing && !self.queue.work.wait_until(&mut state, until).timed_out() {}
-            let reopen = std::mem::take(&mut state.reopen);
+            let mut state = self.queue.spool.lock();
+            while !state.asked.reopen && !state.asked.closing && self.queue.spool.wait_until(&mut state, until) {}
+            let reopen = std::mem::take(&mut state.asked.reopen);
             drop(state);
             if reopen {
                 self.reopen_for_retry();
@@ -303,30 +286,29 @@ impl Writer {
     /// Says whether the log is being closed.
     fn fail(&mut self, what: &str, error: &dyn std::fmt::Display) -> bool {
         self.queue.metrics.errors.inc();
-        let mut state = self.queue.state.lock();
+        let mut state = self.queue.spool.lock();
         if what == "written" {
             state.error = Some(error.to_string());
             self.queue.fails(true);
         }
-        let closing = state.closing;
+        let closing = state.asked.closing;
         drop(state);
-        if self.complained.is_none_or(|when| when.elapsed() >= COMPLAIN_EVERY) {
+        if self.complaints.due() {
             tracing::error!(%error, "the audit log cannot be {what}");
-            self.complained = Some(Instant::now());
         }
         closing
     }
 }
 
 fn wait_for_work(queue: &Queue, state: &mut MutexGuard<'_, State>) {
-    while state.pending.is_empty() && !state.is_missing_some() && !state.urgent() {
+    while state.pending.is_empty() && !state.is_missing_some() && !state.asked.urgent() {
         state.idle = true;
-        queue.work.wait(state);
+        queue.spool.wait(state);
     }
     state.idle = false;
-    if !state.urgent() {
+    if !state.asked.urgent() {
         let until = Instant::now() + GATHER;
-        while !state.urgent() && !queue.work.wait_until(state, until).timed_out() {}
+        while !state.asked.urgent() && queue.spool.wait_until(state, until) {}
     }
 }
 

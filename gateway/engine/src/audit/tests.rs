@@ -35,7 +35,9 @@ impl Place {
     }
 
     fn open(&self, more: &[(&str, &str)]) -> AuditLog {
-        self.compile(&settings(more), &AuditLog::off()).unwrap()
+        let log = self.compile(&settings(more), &AuditLog::off()).unwrap();
+        log.begin();
+        log
     }
 
     /// `count` refusals, written by a gateway that then ends.
@@ -316,7 +318,7 @@ fn while_the_disk_is_full_requests_are_to_be_refused_and_afterwards_nothing_is_m
     let content = Arc::default();
     let disk = Disk { full: Arc::clone(&full), content: Arc::clone(&content) };
     let queue = Queue::start(Box::new(disk), Seal::default(), Head::default(), 64, place.metrics.audit.clone()).unwrap();
-    let open = Arc::new(Open { path: place.path("audit.jsonl"), seal: Seal::default(), queue });
+    let open = Arc::new(Open { path: place.path("audit.jsonl"), seal: Seal::default(), queue, unbegun: Mutex::default() });
     let strict = AuditLog(Some(Arc::new(Plan { open: Arc::clone(&open), all: false, refuse: true })));
     let lenient = AuditLog(Some(Arc::new(Plan { open, all: false, refuse: false })));
     refuse(&strict, "/before");
@@ -355,9 +357,7 @@ fn a_flood_is_written_or_counted_in_the_log_itself() {
     let log = place.open(&[("buffer", "64")]);
     assert!(log.flush(LONG) && log.unavailable().is_none());
     // Refusals beyond what may wait, faster than a disk could take them.
-    let open = &log.0.as_ref().unwrap().open;
     (0..10_000).for_each(|_| refuse(&log, "/flood"));
-    assert!(open.queue.is_failing() || place.metrics.audit.lost.get() == 0);
     assert!(log.flush(LONG));
     until(|| log.unavailable().is_none());
     refuse(&log, "/after");
@@ -391,4 +391,31 @@ fn what_is_no_file_is_refused() {
     std::fs::write(place.path("short"), "too-short").unwrap();
     let error = place.compile(&settings(&[("key_file", "short")]), &AuditLog::off()).err().unwrap();
     assert!(!error.to_string().contains("too-short") && error.to_string().contains("openssl"), "{error}");
+}
+
+#[test]
+fn a_log_that_never_begins_leaves_no_file_that_was_not_there() {
+    let place = Place::new();
+    let failed = |yaml: &str| drop(place.compile(yaml, &AuditLog::off()).unwrap());
+    failed(&settings(&[]));
+    assert!(!place.path("audit.jsonl").exists());
+    // An empty one that was there before is somebody's.
+    std::fs::write(place.path("audit.jsonl"), "").unwrap();
+    failed(&settings(&[]));
+    assert!(place.path("audit.jsonl").exists());
+    std::fs::remove_file(place.path("audit.jsonl")).unwrap();
+    // One that goes on is left as it is, and can be opened again.
+    place.write(2, &[]);
+    let before = place.lines();
+    failed(&settings(&[]));
+    place.unlocked("audit.jsonl");
+    assert_eq!(place.lines(), before);
+    // What a crash left behind is taken out by the first that opens the file, so that one must record it.
+    let torn = format!("{}\n{}", before.join("\n"), r#"{"time":"2026-"#);
+    std::fs::write(place.path("audit.jsonl"), torn).unwrap();
+    failed(&settings(&[]));
+    place.unlocked("audit.jsonl");
+    assert_eq!(place.lines().len(), before.len() + 1);
+    assert!(place.lines().last().unwrap().contains("log.opened") && place.lines().last().unwrap().contains("torn"));
+    assert!(place.problems().is_empty(), "{:?}", place.problems());
 }

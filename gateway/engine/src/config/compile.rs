@@ -128,11 +128,12 @@ impl Build<'_> {
         if let Some(issuers) = &issuers {
             self.env.offer(Arc::clone(issuers));
         }
-        if let Some(assertion) = assertion {
+        let assertion = assertion.and_then(|assertion| {
             let signer = AssertionSigner::compile(&assertion, &self.env);
-            if let Some(signer) = self.findings.take(signer) {
-                self.env.offer(Arc::new(signer));
-            }
+            self.findings.take(signer).map(Arc::new)
+        });
+        if let Some(signer) = &assertion {
+            self.env.offer(Arc::clone(signer));
         }
         let pools = self.pools(pools);
         let admin = admin.and_then(|admin| {
@@ -170,6 +171,7 @@ impl Build<'_> {
             admin,
             access_log: access_log?,
             audit: audit?,
+            assertion,
             sha256: self.loaded.sources.sha256(),
             decisions: match &self.context.purpose {
                 Purpose::Serve { decisions, .. } => Arc::clone(decisions),

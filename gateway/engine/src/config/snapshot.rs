@@ -16,6 +16,7 @@ use crate::owned::OwnedHeaders;
 use crate::pool::{Pool, split::Split};
 use crate::route::Router;
 use portcullis_identity::Issuers;
+use portcullis_identity::assertion::AssertionSigner;
 use portcullis_plugin::{Connection, Reply, RequestHead, Scheme};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -33,6 +34,8 @@ pub struct Snapshot {
     pub admin: Option<AdminSettings>,
     pub access_log: AccessLog,
     pub audit: AuditLog,
+    /// What signs assertions, if the configuration has it.
+    pub assertion: Option<Arc<AssertionSigner>>,
     /// Of the YAML files it was made from.
     pub sha256: String,
     /// The gateway's own, over all generations.
@@ -89,6 +92,7 @@ impl Snapshot {
     /// Takes over: from now on as many decisions are kept as this configuration says, and what works in the background
     /// does so: health checks, name resolution, key refresh.
     pub fn start(&self) {
+        self.audit.begin();
         // With no admin listener, nobody can ask for one.
         self.decisions.resize(self.admin.as_ref().map_or(0, AdminSettings::decisions));
         self.issuers.start();

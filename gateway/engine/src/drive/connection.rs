@@ -200,7 +200,8 @@ impl Serving {
                     break Refusal {
                         status: 408,
                         reason: reason::REQUEST_TIMEOUT,
-                        finding: Finding::new(format!("a request head within {limit}"), "an unfinished one"),
+                        finding: Finding::new(format!("a request head within {limit}"), "an unfinished one")
+                            .hint("raise `limits.header_timeout`, if such clients are meant; else it is slow, or an attack"),
                     };
                 }
             }

@@ -174,6 +174,9 @@ impl ProxyHttp for Driver {
             selected.record(BackendOutcome::ConnectFailed);
         }
         context.failed = Some(Cause::Connect);
+        if let Some(run) = context.run.as_deref_mut() {
+            run.upstream_mut().trouble = trouble(&error);
+        }
         // Nothing was sent: another backend may be asked, whatever the method.
         error.set_retry(context.may_try_again());
         error
@@ -190,6 +193,9 @@ impl ProxyHttp for Driver {
         // Only what means the same when it is sent twice, and only while the client has seen nothing of an answer. A
         // backend that is too slow is not asked again, and nor is another: the client has waited long enough.
         let (cause, outcome) = explain(&error);
+        if let Some(run) = context.run.as_deref_mut() {
+            run.upstream_mut().trouble = trouble(&error);
+        }
         let broke = *error.esource() == ErrorSource::Upstream && outcome == BackendOutcome::Reset;
         let repeatable = session.req_header().method.is_idempotent()
             && !session.as_ref().retry_buffer_truncated()
@@ -222,6 +228,8 @@ impl ProxyHttp for Driver {
                 );
                 selected.record(BackendOutcome::ConnectFailed);
             }
+            context.run()?.upstream_mut().trouble =
+                Some("it does not speak HTTP/2, which the pool's `protocol` asks for".to_owned());
             return context.decide(Cause::Connect);
         }
         let host = context.pool.as_ref().and_then(|pool| pool.host().map(str::to_owned));
@@ -275,6 +283,7 @@ impl ProxyHttp for Driver {
             if let Some(selected) = context.selected.take() {
                 selected.record(BackendOutcome::Invalid);
             }
+            context.run()?.upstream_mut().trouble = Some(refusal.told());
             return context.decide(Cause::UpstreamInvalid);
         }
         Ok(())
@@ -470,6 +479,31 @@ fn explain(error: &Error) -> (Cause, BackendOutcome) {
         _ if *error.esource() == ErrorSource::Upstream => (Cause::UpstreamReset, BackendOutcome::Reset),
         _ => (Cause::GatewayFault, BackendOutcome::Reset),
     }
+}
+
+/// What is to be told of an error with a backend beside its cause.
+fn trouble(error: &Error) -> Option<String> {
+    use ErrorType as E;
+    if *error.esource() == ErrorSource::Downstream {
+        return None;
+    }
+    let told = match error.etype() {
+        E::ConnectTimedout => "no connection in time",
+        E::TLSHandshakeTimedout => "no TLS handshake in time",
+        E::ConnectRefused => "connection refused",
+        E::ConnectNoRoute => "no way there",
+        E::TLSHandshakeFailure => "the TLS handshake failed",
+        E::InvalidCert => "its certificate is not accepted",
+        E::ReadTimedout => "nothing came from it for longer than that, or the time for all of it was over",
+        E::InvalidHTTPHeader | E::H1Error => "its head cannot be read as HTTP/1.1 in one way",
+        E::InvalidH2 | E::H2Error => "it breaks the rules of HTTP/2",
+        E::WriteTimedout => "it took nothing for longer than that",
+        _ => return None,
+    };
+    // What TLS says: which certificate, and what is wrong with it.
+    let tls = matches!(error.etype(), E::TLSHandshakeFailure | E::InvalidCert);
+    let cause = error.root_cause().downcast_ref::<std::io::Error>().filter(|_| tls);
+    Some(cause.map_or_else(|| told.to_owned(), |cause| format!("{told}: {cause}")))
 }
 
 /// Whether the gate found the client's chunked coding broken.

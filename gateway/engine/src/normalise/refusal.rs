@@ -30,12 +30,18 @@ impl Refusal {
 
     /// 405: a method that is served nowhere.
     pub(crate) fn method(method: &str) -> Self {
-        Self { status: 405, reason: METHOD_NOT_ALLOWED, finding: Finding::new("a method other than CONNECT and TRACE", method) }
+        let finding = Finding::new("a method other than CONNECT and TRACE", method).hint("these two are served nowhere");
+        Self { status: 405, reason: METHOD_NOT_ALLOWED, finding }
     }
 
     /// 400: an upgrade that is asked for in a way that servers could read differently.
     pub(crate) fn upgrade(expected: impl Into<String>, observed: impl Into<String>) -> Self {
         Self { status: 400, reason: REQUEST_UPGRADE_REFUSED, finding: Finding::new(expected, observed) }
+    }
+
+    /// What is told of a message that is another's, where there is no room for both parts.
+    pub(crate) fn told(&self) -> String {
+        format!("{}, instead of {}", self.finding.observed, self.finding.expected)
     }
 
     /// 502: an upstream's response that two clients could read differently.

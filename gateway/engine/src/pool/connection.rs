@@ -17,7 +17,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -46,26 +46,21 @@ impl Dial {
     pub(super) async fn connect(&self, address: SocketAddr, end: Option<Instant>) -> io::Result<Connection> {
         let due = Instant::now() + self.connect;
         let due = end.map_or(due, |end| end.min(due));
-        let connect = async {
-            let tcp = TcpStream::connect(address).await?;
-            tcp.set_nodelay(true)?;
-            // Finds idle connections whose other end has vanished.
-            let keepalive =
-                TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10)).with_retries(3);
-            SockRef::from(&tcp).set_tcp_keepalive(&keepalive)?;
-            let transport = match &self.tls {
-                None => Transport::Plain(tcp),
-                Some((config, name)) => {
-                    let connector = TlsConnector::from(Arc::clone(config));
-                    Transport::Tls(Box::new(connector.connect(name.clone(), tcp).await?))
-                }
-            };
-            Ok(Connection { transport, group: self.group })
+        let late = |missing| move |_| io::Error::new(io::ErrorKind::TimedOut, missing);
+        let tcp = timeout_at(due, TcpStream::connect(address)).await.map_err(late("no connection in time"))??;
+        tcp.set_nodelay(true)?;
+        // Finds idle connections whose other end has vanished.
+        let keepalive =
+            TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10)).with_retries(3);
+        SockRef::from(&tcp).set_tcp_keepalive(&keepalive)?;
+        let transport = match &self.tls {
+            None => Transport::Plain(tcp),
+            Some((config, name)) => {
+                let handshake = TlsConnector::from(Arc::clone(config)).connect(name.clone(), tcp);
+                Transport::Tls(Box::new(timeout_at(due, handshake).await.map_err(late("no TLS handshake in time"))??))
+            }
         };
-        match tokio::time::timeout_at(due, connect).await {
-            Ok(connected) => connected,
-            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no connection in time")),
-        }
+        Ok(Connection { transport, group: self.group })
     }
 }
 

@@ -1,19 +1,16 @@
 //! What the gateway signs its assertions with.
 
-use super::TYPE;
-use crate::jwks;
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair};
+use super::keys::{AssertionKey, Schedule};
+use super::reuse::Reuse;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use portcullis_plugin::units::TimeSpan;
-use portcullis_plugin::{CertificateFacts, ConfigError, DecisionId, Env, Principal};
-use rustls_pki_types::PrivatePkcs8KeyDer;
-use rustls_pki_types::pem::PemObject;
+use portcullis_plugin::{CertificateFacts, ConfigError, DecisionId, Env, Method, Principal};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A token that is about to end, or lives on leeway, still gives a service this long.
@@ -25,50 +22,82 @@ const SHORTEST: u64 = 5;
 pub struct AssertionConfig {
     /// What stands in `iss`, and what services expect there: a URL of this gateway.
     pub issuer: String,
-    /// Private keys, each a file with PKCS#8 in PEM: EC P-256 (ES256) or Ed25519 (EdDSA). The first signs; all are published.
-    /// To change keys, add the new one at the end, put it first once services have fetched it, and remove the old one when
-    /// its last assertion has ended. The files are watched.
-    pub keys: Vec<String>,
+    /// Private keys, each a file with PKCS#8 in PEM: EC P-256 (ES256) or Ed25519 (EdDSA). Of those whose time it is, the
+    /// first signs; all are published, but for those whose `until` is longer ago than `overlap`. To change keys, put the new
+    /// one first, with a `from` that leaves services the time to fetch it. The files are watched.
+    pub keys: Vec<AssertionKey>,
+    /// How long a key is published after its `until`: at least `lifetime` and 5s, for assertions that it has signed.
+    /// Default: 10m.
+    #[serde(default = "default_overlap")]
+    pub overlap: TimeSpan,
     /// How long an assertion is good for, from 5s to 5m. Never longer than the caller's credential. Default: 60s.
     #[serde(default = "default_lifetime")]
     pub lifetime: TimeSpan,
+    /// How long an assertion may be sent again, with further requests of the same token or API key to the same service,
+    /// route and method: from 1s to half of `lifetime`. Its `jti` and `iat` are then those of the first request, so a
+    /// service must not use `jti` to tell a repeated request. Default: each request has one of its own.
+    pub reuse: Option<TimeSpan>,
+}
+
+fn default_overlap() -> TimeSpan {
+    TimeSpan::secs(600)
 }
 
 fn default_lifetime() -> TimeSpan {
     TimeSpan::secs(60)
 }
 
+/// Between the clocks of two machines that are looked after.
+const LEEWAY: u64 = 5;
+
 /// Signs assertions, and says with which keys they are verified.
 pub struct AssertionSigner {
     issuer: Box<str>,
     lifetime: u64,
-    key: SigningKey,
-    /// The header of every assertion, encoded, with the dot.
-    header: String,
-    jwks: Arc<[u8]>,
+    keys: Schedule,
+    reuse: Option<Reuse>,
+    purposes: AtomicU32,
+}
+
+/// What a route makes assertions for.
+pub struct Purpose {
+    pub(super) number: u32,
+    audience: Box<str>,
+    claims: Vec<String>,
 }
 
 /// What an assertion states of one request.
 pub struct Statement<'a> {
-    pub audience: &'a str,
-    pub route: &'a str,
-    pub method: &'a str,
+    pub purpose: &'a Purpose,
+    pub route: Option<&'a Arc<str>>,
+    pub method: &'a Method,
     pub decision: DecisionId,
     pub now: SystemTime,
-    pub principal: &'a Principal,
+    pub principal: &'a Arc<Principal>,
     pub certificate: Option<&'a CertificateFacts>,
-    /// The claims of the caller's credential that the service is to have.
-    pub claims: &'a [String],
+}
+
+/// An assertion for one request: made for it, or for one before.
+#[derive(Debug)]
+pub enum Signed {
+    New(String),
+    Again(Arc<str>),
+}
+
+impl std::ops::Deref for Signed {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            Self::New(text) => text,
+            Self::Again(text) => text,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the assertion could not be signed")]
 pub struct SigningFailed;
-
-enum SigningKey {
-    Es256(EcdsaKeyPair),
-    EdDsa(Ed25519KeyPair),
-}
 
 #[derive(Serialize)]
 struct Payload<'a> {
@@ -102,13 +131,21 @@ struct Payload<'a> {
 
 impl AssertionSigner {
     /// # Errors
-    /// If a key cannot be read or used. The path of an error starts with `assertion`.
+    /// If a key cannot be read or used, or none signs at some time. The path of an error starts with `assertion`.
     pub fn compile(config: &AssertionConfig, env: &Env) -> Result<Self, ConfigError> {
-        Self::read(config, env).map_err(|error| error.at("assertion"))
+        Self::compile_at(config, env, SystemTime::now())
     }
 
-    fn read(config: &AssertionConfig, env: &Env) -> Result<Self, ConfigError> {
-        let AssertionConfig { issuer, keys, lifetime } = config;
+    /// As [`compile`](Self::compile), at another time.
+    ///
+    /// # Errors
+    /// As [`compile`](Self::compile).
+    pub fn compile_at(config: &AssertionConfig, env: &Env, now: SystemTime) -> Result<Self, ConfigError> {
+        Self::read(config, env, now).map_err(|error| error.at("assertion"))
+    }
+
+    fn read(config: &AssertionConfig, env: &Env, now: SystemTime) -> Result<Self, ConfigError> {
+        let AssertionConfig { issuer, keys, overlap, lifetime, reuse } = config;
         if issuer.trim() != issuer || issuer.is_empty() {
             return Err(ConfigError::new("the issuer is empty, or has spaces around it").at("issuer"));
         }
@@ -116,109 +153,95 @@ impl AssertionSigner {
         if span < Duration::from_secs(SHORTEST) || span > Duration::from_secs(300) {
             return Err(ConfigError::new(format!("an assertion is good for 5s to 5m, not for {lifetime}")).at("lifetime"));
         }
-        let mut loaded = Vec::new();
-        for (at, path) in keys.iter().enumerate() {
-            let (key, jwk) = SigningKey::load(path, env).map_err(|error| error.at(at).at("keys"))?;
-            if loaded.iter().any(|(_, known): &(SigningKey, Value)| known["kid"] == jwk["kid"]) {
-                return Err(ConfigError::new(format!("{path} holds a key that is listed before")).at(at).at("keys"));
-            }
-            loaded.push((key, jwk));
+        if overlap.get() < span + Duration::from_secs(LEEWAY) {
+            let text = format!("assertions are good for {lifetime}, and their key would be published for {overlap} only");
+            let help = format!("at least {}s: `lifetime`, and {LEEWAY}s for clocks that differ", span.as_secs() + LEEWAY);
+            return Err(ConfigError::new(text).help(help).at("overlap"));
         }
-        let published: Vec<Value> = loaded.iter().map(|(_, jwk)| jwk.clone()).collect();
-        let (key, jwk) = loaded.into_iter().next().ok_or_else(|| {
-            ConfigError::new("no key to sign with")
-                .help("make one: openssl genpkey -algorithm ed25519 -out assertion.pem")
-                .at("keys")
-        })?;
-        let header = json!({ "alg": jwk["alg"], "kid": jwk["kid"], "typ": TYPE }).to_string();
+        if let Some(reuse) = reuse
+            && (reuse.get() < Duration::from_secs(1) || reuse.get() > span / 2)
+        {
+            let text = format!("an assertion is sent again for 1s to half of its {lifetime}, not for {reuse}");
+            return Err(ConfigError::new(text).help("without the key, each request has one of its own").at("reuse"));
+        }
         Ok(Self {
             issuer: issuer.as_str().into(),
             lifetime: span.as_secs(),
-            key,
-            header: format!("{}.", URL_SAFE_NO_PAD.encode(header)),
-            jwks: json!({ "keys": published }).to_string().into_bytes().into(),
+            keys: Schedule::load(keys, overlap.get(), now, env).map_err(|error| error.at("keys"))?,
+            reuse: reuse.map(|span| Reuse::new(span.get())),
+            purposes: AtomicU32::default(),
         })
     }
 
-    /// The public halves of all keys, as a JWK Set (RFC 7517).
-    pub fn jwks(&self) -> &Arc<[u8]> {
-        &self.jwks
+    /// For assertions to `audience`, with those claims of the caller's credential that it is to have.
+    pub fn purpose(&self, audience: &str, claims: Vec<String>) -> Purpose {
+        Purpose { number: self.purposes.fetch_add(1, Ordering::Relaxed), audience: audience.into(), claims }
     }
 
-    /// The compact JWT.
+    /// The public halves of the keys as a JWK Set (RFC 7517), and from when on each set is the one to be published. The
+    /// first is so since ever.
+    pub fn published(&self) -> &[(SystemTime, Arc<[u8]>)] {
+        self.keys.published()
+    }
+
+    /// The set to be published at this time.
+    pub fn jwks(&self, now: SystemTime) -> Arc<[u8]> {
+        at(self.published(), now).cloned().unwrap_or_default()
+    }
+
+    /// The compact JWT: a new one, or one that a request before of the same credential had.
     ///
     /// # Errors
-    /// If the system gives no random bytes.
-    pub fn sign(&self, statement: &Statement<'_>) -> Result<String, SigningFailed> {
-        let principal = statement.principal;
+    /// If the system gives no random bytes, or no key signs at this time.
+    pub fn sign(&self, statement: &Statement<'_>) -> Result<Signed, SigningFailed> {
+        let Some(reuse) = &self.reuse else { return self.sign_anew(statement).map(|(text, _)| Signed::New(text)) };
+        if let Some(text) = reuse.get(statement) {
+            return Ok(Signed::Again(text));
+        }
+        let (text, ends) = self.sign_anew(statement)?;
+        reuse.keep(statement, &text, UNIX_EPOCH + Duration::from_secs(ends));
+        Ok(Signed::New(text))
+    }
+
+    /// With its `exp`.
+    fn sign_anew(&self, statement: &Statement<'_>) -> Result<(String, u64), SigningFailed> {
+        let Statement { purpose, route, method, decision, now, principal, certificate } = statement;
+        let key = self.keys.signs(*now).ok_or(SigningFailed)?;
         let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let now = seconds(statement.now);
+        let now = seconds(*now);
         let ends = principal.expires_at.map_or(u64::MAX, seconds);
-        let chosen = statement.claims.iter().filter_map(|name| Some((name.clone(), principal.claims.get(name)?.clone())));
+        let exp = ends.clamp(now + SHORTEST, now + self.lifetime);
+        let chosen = purpose.claims.iter().filter_map(|name| Some((name.clone(), principal.claims.get(name)?.clone())));
         let payload = Payload {
             iss: &self.issuer,
-            aud: statement.audience,
+            aud: &purpose.audience,
             sub: &principal.subject,
             iat: now,
-            exp: ends.clamp(now + SHORTEST, now + self.lifetime),
-            jti: statement.decision.as_str(),
-            route: statement.route,
-            method: statement.method,
+            exp,
+            jti: decision.as_str(),
+            route: route.map_or("", |route| route),
+            method: method.as_str(),
             auth: principal.method,
             idp: principal.issuer.as_deref(),
             client_id: principal.client_id.as_deref(),
             scope: principal.scopes.join(" "),
             roles: &principal.roles,
             groups: &principal.groups,
-            cert_sha256: statement.certificate.map(|facts| facts.sha256.as_str()),
+            cert_sha256: certificate.map(|facts| facts.sha256.as_str()),
             claims: chosen.collect(),
         };
         let payload = serde_json::to_vec(&payload).map_err(|_| SigningFailed)?;
-        let mut token = self.header.clone();
+        let mut token = key.header.clone();
         URL_SAFE_NO_PAD.encode_string(payload, &mut token);
-        let signature = self.key.sign(token.as_bytes())?;
+        let signature = key.sign(token.as_bytes())?;
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(signature, &mut token);
-        Ok(token)
+        Ok((token, exp))
     }
 }
 
-impl SigningKey {
-    fn load(path: &str, env: &Env) -> Result<(Self, Value), ConfigError> {
-        let pem = env.read(path)?;
-        let unusable = |what: &str| {
-            ConfigError::new(format!("{path} {what}"))
-                .help("a PKCS#8 key, P-256 or Ed25519: openssl genpkey -algorithm ed25519 -out FILE")
-        };
-        let der = PrivatePkcs8KeyDer::from_pem_slice(&pem)
-            .map_err(|_| unusable("holds no private key in PEM (`BEGIN PRIVATE KEY`)"))?;
-        let der = der.secret_pkcs8_der();
-        let b64 = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
-        let (key, mut jwk) = if let Ok(key) = Ed25519KeyPair::from_pkcs8_maybe_unchecked(der) {
-            let jwk = json!({ "kty": "OKP", "crv": "Ed25519", "x": b64(key.public_key().as_ref()), "alg": "EdDSA" });
-            (Self::EdDsa(key), jwk)
-        } else if let Ok(key) = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der) {
-            // The uncompressed point: a 4, then both coordinates.
-            let point = key.public_key().as_ref();
-            let (x, y) =
-                point.get(1..).and_then(|both| both.split_at_checked(32)).ok_or_else(|| unusable("is not a P-256 key"))?;
-            let jwk = json!({ "kty": "EC", "crv": "P-256", "x": b64(x), "y": b64(y), "alg": "ES256" });
-            (Self::Es256(key), jwk)
-        } else {
-            return Err(unusable("is neither a P-256 nor an Ed25519 key"));
-        };
-        let (_, thumbprint) = jwks::embedded(&jwk).map_err(unusable)?;
-        jwk["kid"] = b64(&thumbprint).into();
-        jwk["use"] = "sig".into();
-        Ok((key, jwk))
-    }
-
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SigningFailed> {
-        match self {
-            Self::EdDsa(key) => Ok(key.sign(message).as_ref().to_vec()),
-            Self::Es256(key) => {
-                key.sign(&SystemRandom::new(), message).map(|signature| signature.as_ref().to_vec()).map_err(|_| SigningFailed)
-            }
-        }
-    }
+/// Of what begins at a time each, in order, the one that holds now.
+pub fn at<T>(phases: &[(SystemTime, T)], now: SystemTime) -> Option<&T> {
+    let begun = phases.partition_point(|(start, _)| *start <= now);
+    phases.get(begun.saturating_sub(1)).map(|(_, phase)| phase)
 }

@@ -32,12 +32,35 @@ pub struct Tls {
     pub client_cert_sha256: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 pub struct Principal {
     pub sub: String,
     pub issuer: Option<String>,
     pub method: String,
+    #[serde(default, deserialize_with = "there")]
+    pub client_id: Told<String>,
+    #[serde(default, deserialize_with = "there")]
+    pub scopes: Told<Vec<String>>,
+    #[serde(default, deserialize_with = "there")]
+    pub roles: Told<Vec<String>>,
+    #[serde(default, deserialize_with = "there")]
+    pub groups: Told<Vec<String>>,
 }
+
+/// A member that is there only if the log was to have it. `Some(None)`: it is `null`.
+pub type Told<T> = Option<Option<T>>;
+
+fn there<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Told<T>, D::Error> {
+    Option::<T>::deserialize(deserializer).map(Some)
+}
+
+/// Whether a text of the log is only the beginning of what it was.
+pub fn is_cut(text: &str) -> bool {
+    text.len() > LONGEST && text.ends_with('…')
+}
+
+/// Bytes of one text, without the sign that there was more: it may be cut before a character of four bytes.
+const LONGEST: usize = 2048 - 4;
 
 /// What the gateway decided. What became of an allowed request upstream is no decision.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

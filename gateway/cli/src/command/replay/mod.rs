@@ -1,15 +1,18 @@
 //! `portcullis replay`: which requests of an access log would now be decided otherwise.
 
+mod facts;
 mod line;
 mod recorded;
 mod summary;
 
 use super::{FINDING, GOOD, USAGE, colours, exit, fail, input, print};
+use facts::Facts;
 use line::{Decision, Line};
 use portcullis::config::inspect::{self, Inspection};
-use portcullis::config::snapshot::Action;
+use portcullis::config::snapshot::{Action, ListenerPlan};
 use portcullis::explain::{ExplainError, Explanation, Query, rehearse};
-use recorded::{Found, Then, UNKNOWN, Who};
+use portcullis::plugin::Exchange;
+use recorded::{Found, Then, UNKNOWN, Unknown};
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,7 +23,7 @@ use summary::{Outcome, Summary};
 const MAX_LINE: u64 = 1 << 20;
 
 /// What the log shows in the place of a secret.
-const REDACTED: &str = "[redacted]";
+pub const REDACTED: &str = "[redacted]";
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -117,23 +120,23 @@ async fn again(inspection: &Inspection, line: &Line) -> Outcome {
     let found = Arc::new(Mutex::new(Found::default()));
     // Where certificates come in a header, that of the connection may be the proxy's own.
     let forwards = inspection.snapshot().listener(&line.listener).is_some_and(|plan| plan.forwarded.is_some());
-    let was_caller = line.principal.as_ref().is_some_and(|principal| principal.method == "certificate");
-    let of_connection = line.tls.as_ref().is_some_and(|tls| tls.client_cert_sha256.is_some());
-    let known = Then {
-        refused: line.refused_for(),
-        principal: line.principal.as_ref().map(|principal| Who {
-            method: principal.method.clone(),
-            subject: principal.sub.clone(),
-            issuer: principal.issuer.clone(),
-        }),
-        certificate: was_caller || (of_connection && !forwards),
-        found: Arc::clone(&found),
+    let known = Then { refused: line.refused_for(), facts: Facts::of(line, forwards), found: Arc::clone(&found) };
+    let certified = known.facts.has_certificate();
+    let prepare = |exchange: &mut Exchange| {
+        if let Some(certificate) = known.facts.certificate() {
+            exchange.driver_set_certificate(certificate);
+        }
+        exchange.insert_extension(known);
     };
-    let explanation = match rehearse(inspection.snapshot(), &query, |exchange| exchange.insert_extension(known)).await {
+    let explanation = match rehearse(inspection.snapshot(), &query, prepare).await {
         Ok(explanation) => explanation,
         Err(ExplainError::UnknownListener(name)) => return cannot_tell(format!("there is no listener `{name}` any more")),
         Err(error) => return cannot_tell(error.to_string()),
     };
+    let required = |plan: &ListenerPlan| plan.settings.tls.as_ref().is_some_and(|tls| tls.requires_client_certificate());
+    if certified && inspection.snapshot().listener(&line.listener).is_some_and(|plan| required(plan)) {
+        found.lock().unwrap_or_else(PoisonError::into_inner).assumed.push("client_auth");
+    }
     let found = std::mem::take(&mut *found.lock().unwrap_or_else(PoisonError::into_inner));
     if let Some(cause) = unknown(&explanation, &found, line) {
         return cannot_tell(cause);
@@ -153,6 +156,9 @@ fn request(inspection: &Inspection, line: &Line) -> Result<Query, String> {
     };
     if path.contains(REDACTED) {
         return Err("its path held a secret, which is not in the log".to_owned());
+    }
+    if [Some(host), Some(path), line.query.as_ref()].into_iter().flatten().any(|text| line::is_cut(text)) {
+        return Err("its host, path or query is longer than the log keeps".to_owned());
     }
     let tls = inspection.snapshot().listener(&line.listener).is_some_and(|plan| plan.settings.tls.is_some());
     let scheme = if tls { "https" } else { "http" };
@@ -176,8 +182,11 @@ fn unknown(explanation: &Explanation, found: &Found, line: &Line) -> Option<Stri
     if explanation.hinges.query && line.query.as_ref().is_some_and(|query| query.contains(REDACTED)) {
         return Some("a route asks for a query parameter, and the log has its query only in part".to_owned());
     }
-    if let (Some(filter), Some(UNKNOWN)) = (found.unknown, explanation.reason.and_then(reason_code)) {
-        return Some(format!("`{filter}` judges by what is not in the log"));
+    if let (Some(Unknown { filter, lacks }), Some(UNKNOWN)) = (&found.unknown, explanation.reason.and_then(reason_code)) {
+        return Some(match lacks {
+            Some(lacks) => format!("`{filter}` judges by {lacks}"),
+            None => format!("`{filter}` judges by what is not in the log"),
+        });
     }
     // The listener's own demand, which no filter makes.
     let of_listener = |check: &portcullis_plugin::Check| check.filter == "client_auth" && !check.ok;

@@ -1,9 +1,10 @@
 //! The filters of a replay: what a log line cannot tell them, they take from what was decided then, and say so.
 //!
 //! An access log has no tokens, keys, certificates or headers. So a filter that judges by address, method, host, path or
-//! query runs as it is; one that judges a credential is taken to decide as it did; and where neither is possible, nobody
-//! can tell, and the replay says that.
+//! query runs as it is, and so does a rule about the caller, where the line has every fact that it reads; one that judges a
+//! credential is taken to decide as it did; and where neither is possible, nobody can tell, and the replay says why.
 
+use super::facts::Facts;
 use portcullis_plugin::filter::Needs;
 use portcullis_plugin::{
     Build, ConfigError, Denial, Env, Exchange, Filter, FilterFactory, FilterTable, Method, Principal, ReasonCode, RequestHead,
@@ -19,16 +20,8 @@ pub const UNKNOWN: ReasonCode = ReasonCode::new("replay.unknown");
 pub struct Then {
     /// The verdict was `deny`, for this.
     pub refused: Option<ReasonCode>,
-    pub principal: Option<Who>,
-    /// A verified certificate of the client came with the request.
-    pub certificate: bool,
+    pub facts: Facts,
     pub found: Arc<Mutex<Found>>,
-}
-
-pub struct Who {
-    pub method: String,
-    pub subject: String,
-    pub issuer: Option<String>,
 }
 
 /// What the filters say beside their verdicts.
@@ -37,7 +30,14 @@ pub struct Found {
     /// The filters that were taken to decide as they did.
     pub assumed: Vec<&'static str>,
     /// The filter that nobody can speak for.
-    pub unknown: Option<&'static str>,
+    pub unknown: Option<Unknown>,
+}
+
+#[derive(Debug)]
+pub struct Unknown {
+    pub filter: &'static str,
+    /// Which fact it lacks, and why, if it is a certain one.
+    pub lacks: Option<String>,
 }
 
 /// By what a filter judges.
@@ -55,18 +55,28 @@ enum Basis {
     Count,
     /// It refuses, for reasons that begin so, only what the filters before it have let pass without an identity.
     Identity(&'static str),
-    /// By more of the caller or the request than is logged.
-    More,
+    /// By what somebody else said then.
+    Elsewhere,
+    /// By facts that it names: where the line has them all, it runs.
+    Facts,
 }
 
 /// A built-in filter, as a replay has it.
 trait Replayable: Build {
     const BASIS: Basis;
+
+    /// The facts by which it judges a request like this one, if that is its basis.
+    fn facts(&self, _request: &RequestHead) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 macro_rules! bases {
-    ($($filter:ty => $basis:expr;)*) => {
-        $(impl Replayable for $filter { const BASIS: Basis = $basis; })*
+    ($($filter:ty => $basis:expr $(, $facts:ident)?;)*) => {
+        $(impl Replayable for $filter {
+            const BASIS: Basis = $basis;
+            $(fn facts(&self, request: &RequestHead) -> Vec<String> { self.$facts(request) })?
+        })*
 
         /// The table of a replay: every built-in filter, by the same configuration.
         pub fn table() -> FilterTable {
@@ -83,9 +93,9 @@ bases! {
     built_in::client_cert::ClientCert => Basis::Certificate;
     built_in::oidc::Oidc => Basis::Credential { method: "bearer", reasons: "token." };
     built_in::api_key::ApiKey => Basis::Credential { method: "api_key", reasons: "api_key." };
-    built_in::authorize::Authorize => Basis::More;
+    built_in::authorize::Authorize => Basis::Facts, reads;
     // Nobody is asked again about what is over.
-    built_in::external_authorize::ExternalAuthorize => Basis::More;
+    built_in::external_authorize::ExternalAuthorize => Basis::Elsewhere;
     built_in::rate_limit::RateLimit => Basis::Count;
     built_in::identity_headers::IdentityHeaders => Basis::Identity("identity.");
     built_in::signed_identity::SignedIdentity => Basis::Identity("identity.");
@@ -111,22 +121,36 @@ impl<F: Replayable> Filter for Recorded<F> {
         let Some(then) = exchange.extension::<Then>() else { return self.0.request(request, exchange) };
         let mut found = then.found.lock().unwrap_or_else(PoisonError::into_inner);
         let refused_for = |prefix: &str| then.refused.filter(|reason| reason.as_str().starts_with(prefix));
+        let mut lacks = None;
         let answer = match F::BASIS {
             Basis::Line => None,
             Basis::LineUnlessPreflight => (*request.method() == Method::Options).then_some(Answer::Unknown),
-            Basis::Credential { method, reasons } => Some(match (refused_for(reasons), &then.principal) {
+            Basis::Credential { method, reasons } => Some(match (refused_for(reasons), then.facts.principal(method)) {
                 (Some(reason), _) => Answer::Refused(reason),
-                (None, Some(who)) if who.method == method => Answer::Passed(Some(who.principal(method))),
-                _ => Answer::Unknown,
+                (None, Some(who)) => Answer::Passed(Some(who)),
+                (None, None) => Answer::Unknown,
             }),
             Basis::Certificate => Some(match refused_for("cert.") {
                 Some(reason) => Answer::Refused(reason),
-                None if then.certificate => Answer::Passed(None),
+                // Its own principal, unless one was known before.
+                None if then.facts.has_certificate() => {
+                    Answer::Passed(then.facts.principal("certificate").filter(|_| exchange.principal().is_none()))
+                }
                 None => Answer::Unknown,
             }),
+            Basis::Elsewhere => Some(Answer::Unknown),
             Basis::Count => Some(refused_for("rate.").map_or(Answer::Passed(None), Answer::Refused)),
             Basis::Identity(reasons) => Some(refused_for(reasons).map_or(Answer::Passed(None), Answer::Refused)),
-            Basis::More => Some(Answer::Unknown),
+            Basis::Facts => {
+                let facts = self.0.facts(request);
+                let who = exchange.principal().is_some();
+                lacks = facts.iter().find_map(|fact| then.facts.lacks(fact, who));
+                if lacks.is_none() && then.facts.has_certificate() && facts.iter().any(|fact| fact.starts_with("connection.cert"))
+                {
+                    found.assumed.push("client_auth");
+                }
+                lacks.as_ref().map(|_| Answer::Unknown)
+            }
         };
         let Some(answer) = answer else {
             drop(found);
@@ -134,7 +158,7 @@ impl<F: Replayable> Filter for Recorded<F> {
         };
         match answer {
             Answer::Unknown => {
-                found.unknown = Some(F::NAME);
+                found.unknown = Some(Unknown { filter: F::NAME, lacks });
                 Verdict::Deny(Denial::new(UNKNOWN))
             }
             Answer::Refused(reason) => {
@@ -161,14 +185,6 @@ enum Answer {
     Passed(Option<Arc<Principal>>),
     Refused(ReasonCode),
     Unknown,
-}
-
-impl Who {
-    fn principal(&self, method: &'static str) -> Arc<Principal> {
-        let mut principal = Principal::new(method, self.subject.as_str());
-        principal.issuer = self.issuer.as_deref().map(Into::into);
-        Arc::new(principal)
-    }
 }
 
 /// The gateway's own code of this name.

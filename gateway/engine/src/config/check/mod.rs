@@ -47,7 +47,7 @@ pub fn check(raw: &Config, findings: &mut Findings) {
     if let Some(admin) = admin {
         findings.within("admin", |findings| listener::check_admin(admin, findings));
     }
-    if let Some(raw::AccessLog { path, buffer }) = access_log {
+    if let Some(raw::AccessLog { path, buffer, principal: _ }) = access_log {
         findings.within("access_log", |findings| {
             not_empty("path", path, findings);
             at_least_one("buffer", *buffer, findings);

@@ -41,6 +41,18 @@ pub enum Broken {
 }
 
 impl Broken {
+    /// What is to be told of it beside its cause. `end`: when all of it had to be over.
+    pub fn trouble(&self, end: Option<Instant>) -> Option<String> {
+        match self {
+            Self::BackendInvalid(refusal) => Some(refusal.told()),
+            Self::BackendTimeout if end.is_some_and(|end| Instant::now() >= end) => {
+                Some("the time for all of it was over".to_owned())
+            }
+            Self::BackendTimeout => Some("nothing came from it, or it took nothing, for longer than that".to_owned()),
+            _ => None,
+        }
+    }
+
     /// What it means to the client and to the backend's record.
     pub fn explain(&self) -> (Cause, BackendOutcome) {
         let ambiguous = Cause::Refused { status: 400, reason: reason::REQUEST_AMBIGUOUS };
@@ -91,7 +103,7 @@ pub struct Attempt<'a, D> {
     request: Flow<'a>,
     counted: u64,
     replay: &'a mut Replay,
-    patience: Patience,
+    pub patience: Patience,
     sending: Sending,
     /// The client has closed its sending side.
     client_ended: bool,

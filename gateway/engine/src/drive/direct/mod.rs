@@ -93,6 +93,7 @@ async fn forward<D: Downstream>(
     let mut failed = None;
     loop {
         if patience.end.is_some_and(|end| Instant::now() >= end) {
+            run.upstream_mut().trouble = Some("the time for all of it was over before another backend could be asked".to_owned());
             let reply = run.fail(Cause::UpstreamTimeout);
             return finish_refused(side.client, run, &mut buffers.to_client, reply).await;
         }
@@ -102,13 +103,14 @@ async fn forward<D: Downstream>(
         };
         let began = Instant::now();
         let (connection, reused) = match connect(&selected, patience.end).await {
-            Some(connected) => connected,
-            // Nothing was sent: another backend may be asked, whatever the method.
-            None if may_try_again(run, pool) => {
-                failed = Some(Cause::Connect);
-                continue;
-            }
-            None => {
+            Ok(connected) => connected,
+            Err(error) => {
+                run.upstream_mut().trouble = Some(error.to_string());
+                // Nothing was sent: another backend may be asked, whatever the method.
+                if may_try_again(run, pool) {
+                    failed = Some(Cause::Connect);
+                    continue;
+                }
                 let reply = run.fail(Cause::Connect);
                 return finish_refused(side.client, run, &mut buffers.to_client, reply).await;
             }
@@ -140,11 +142,13 @@ async fn forward<D: Downstream>(
         if let Broken::BackendInvalid(refusal) = &broken {
             tracing::warn!(
                 backend = selected.label(),
+                expected = refusal.finding.expected,
                 observed = refusal.finding.observed,
                 "the response of the backend is ambiguous"
             );
         }
         let (cause, outcome) = broken.explain();
+        run.upstream_mut().trouble = broken.trouble(patience.end);
         selected.record(outcome);
         drop(selected);
         return match broken {
@@ -159,16 +163,16 @@ async fn forward<D: Downstream>(
 }
 
 /// An idle connection or a new one, and which it is.
-async fn connect(selected: &Selected, end: Option<Instant>) -> Option<(Connection, bool)> {
+async fn connect(selected: &Selected, end: Option<Instant>) -> std::io::Result<(Connection, bool)> {
     if let Some(idle) = selected.idle() {
-        return Some((idle, true));
+        return Ok((idle, true));
     }
     match selected.connect(end).await {
-        Ok(connection) => Some((connection, false)),
+        Ok(connection) => Ok((connection, false)),
         Err(error) => {
             tracing::warn!(backend = selected.label(), address = %selected.address(), %error, "no connection to the backend");
             selected.record(BackendOutcome::ConnectFailed);
-            None
+            Err(error)
         }
     }
 }
@@ -261,6 +265,7 @@ async fn bring<D: Downstream>(
         Err(broken) => {
             // Too late for another answer: the response breaks off, and the log says why.
             let (cause, outcome) = broken.explain();
+            attempt.run.upstream_mut().trouble = broken.trouble(attempt.patience.end);
             selected.record(outcome);
             if attempt.run.outcome() == FinalVerdict::Allow {
                 attempt.run.fail(cause);

@@ -1,13 +1,20 @@
 //! The latest requests that were not answered as their route says, and why: what `GET /decisions/{id}` on the admin
 //! listener and `portcullis why` show.
 //!
-//! They are kept in memory only, so many and each so large at most, whatever clients send; the oldest goes first. An
-//! allowed request never comes here. No token and no secret is kept: of the request only what the access log shows, and
-//! of the checks what filters say of them, which holds neither.
+//! They are kept in memory only, so many and each so large at most, whatever clients send; the oldest goes first. Of
+//! allowed requests only those come here that a filter in shadow mode would have refused, and they have a place of their
+//! own: a rule that is being tried out pushes no refusal out. No token and no secret is kept: of the request only what the
+//! access log shows, and of the checks what filters say of them, which holds neither.
+
+mod selection;
+#[cfg(test)]
+mod tests;
+
+pub use selection::Selection;
 
 use crate::access_log::{FinalVerdict, Record, redact, timestamp};
 use parking_lot::Mutex;
-use portcullis_plugin::{Check, DecisionId};
+use portcullis_plugin::{Check, DecisionId, ReasonCode, Shadowed};
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -20,6 +27,9 @@ pub const MAX_KEPT: usize = 100_000;
 
 /// Checks of one decision. Only failed ones are recorded, so that a real one has a few.
 const MAX_CHECKS: usize = 16;
+
+/// Filters in shadow mode that are named with one decision.
+const MAX_SHADOWED: usize = 16;
 
 /// Bytes of one text.
 const MAX_TEXT: usize = 512;
@@ -38,7 +48,7 @@ pub struct Decision {
     pub time: SystemTime,
     pub listener: String,
     pub route: Option<String>,
-    /// `deny` or `error`.
+    /// `deny` or `error`; `allow` where only filters in shadow mode would have refused.
     pub verdict: &'static str,
     /// `None`: the client got no status.
     pub status: Option<u16>,
@@ -54,6 +64,8 @@ pub struct Decision {
     pub checks: Vec<KeptCheck>,
     /// How many earlier checks there were beside those.
     pub checks_left_out: usize,
+    /// What filters in shadow mode would have done.
+    pub shadow: Vec<Shadowed>,
     pub pool: Option<String>,
     pub backend: Option<String>,
 }
@@ -82,10 +94,30 @@ pub struct KeptCheck {
 /// The decisions that are kept. One for the life of a gateway: a reload changes how many, and loses none that fit.
 #[derive(Default)]
 pub struct Decisions {
-    /// 0: none are kept, and nothing is done for one.
+    /// Of each of the two rings. 0: none are kept, and nothing is done for one.
     capacity: AtomicUsize,
-    /// The oldest first. Looked through only by operators.
-    ring: Mutex<VecDeque<(DecisionId, Arc<Decision>)>>,
+    rings: Mutex<Rings>,
+}
+
+/// The oldest first in each. Looked through only by operators.
+#[derive(Default)]
+struct Rings {
+    refused: VecDeque<Kept>,
+    shadowed: VecDeque<Kept>,
+    /// How many there ever were.
+    count: u64,
+}
+
+#[derive(Clone)]
+struct Kept {
+    number: u64,
+    id: DecisionId,
+    decision: Arc<Decision>,
+}
+
+/// Whether one of those in shadow mode would have refused the request.
+pub fn would_refuse(shadow: &[Shadowed]) -> bool {
+    shadow.iter().any(|shadowed| shadowed.verdict != "respond")
 }
 
 impl Decisions {
@@ -100,27 +132,31 @@ impl Decisions {
 
     /// From now on this many; what no longer fits goes.
     pub fn resize(&self, capacity: usize) {
-        let mut ring = self.ring.lock();
-        self.capacity.store(capacity.min(MAX_KEPT), Ordering::Relaxed);
-        let excess = ring.len().saturating_sub(self.capacity());
-        let gone: Vec<_> = ring.drain(..excess).collect();
-        ring.shrink_to(self.capacity());
-        drop(ring);
+        let mut rings = self.rings.lock();
+        let capacity = capacity.min(MAX_KEPT);
+        self.capacity.store(capacity, Ordering::Relaxed);
+        let Rings { refused, shadowed, .. } = &mut *rings;
+        let gone: Vec<_> = [refused, shadowed].map(|ring| shrink(ring, capacity)).into();
+        drop(rings);
         drop(gone);
     }
 
-    /// Keeps a decision, unless it allowed the request.
+    /// Keeps a decision, unless the request was allowed and would have been without shadow mode.
     pub fn record(&self, id: DecisionId, record: &Record<'_>, checks: &[Check]) {
-        if record.verdict == FinalVerdict::Allow || self.capacity() == 0 {
+        let allowed = record.verdict == FinalVerdict::Allow;
+        if self.capacity() == 0 || (allowed && !would_refuse(record.shadow)) {
             return;
         }
         // Made before the lock is taken, and what it displaces is freed after it is given back.
         let decision = Arc::new(Decision::new(id, record, checks));
         let gone = {
-            let mut ring = self.ring.lock();
+            let mut rings = self.rings.lock();
             // Read under the lock, so that a change of size meanwhile is not overrun.
             let capacity = self.capacity();
-            ring.push_back((id, decision));
+            rings.count += 1;
+            let number = rings.count;
+            let ring = if allowed { &mut rings.shadowed } else { &mut rings.refused };
+            ring.push_back(Kept { number, id, decision });
             let excess = ring.len().saturating_sub(capacity);
             if excess == 1 { ring.pop_front() } else { None }
         };
@@ -128,14 +164,31 @@ impl Decisions {
     }
 
     pub fn find(&self, id: &str) -> Option<Arc<Decision>> {
+        let rings = self.rings.lock();
         // From the newest: that is what people ask for.
-        self.ring.lock().iter().rev().find(|(known, _)| known.as_str() == id).map(|(_, decision)| Arc::clone(decision))
+        let find =
+            |ring: &VecDeque<Kept>| ring.iter().rev().find(|kept| kept.id.as_str() == id).map(|kept| Arc::clone(&kept.decision));
+        find(&rings.refused).or_else(|| find(&rings.shadowed))
     }
 
-    /// The newest first.
-    pub fn newest(&self, count: usize) -> Vec<Arc<Decision>> {
-        self.ring.lock().iter().rev().take(count).map(|(_, decision)| Arc::clone(decision)).collect()
+    /// Those that were selected, the newest first.
+    pub fn select(&self, selection: &Selection) -> Vec<Arc<Decision>> {
+        // Only pointers are copied under the lock that refusals wait for.
+        let mut kept: Vec<Kept> = {
+            let rings = self.rings.lock();
+            rings.refused.iter().chain(&rings.shadowed).cloned().collect()
+        };
+        kept.sort_unstable_by_key(|kept| std::cmp::Reverse(kept.number));
+        let chosen = kept.into_iter().map(|kept| kept.decision).filter(|decision| selection.takes(decision));
+        chosen.take(selection.limit()).collect()
     }
+}
+
+fn shrink(ring: &mut VecDeque<Kept>, capacity: usize) -> Vec<Kept> {
+    let excess = ring.len().saturating_sub(capacity);
+    let gone = ring.drain(..excess).collect();
+    ring.shrink_to(capacity);
+    gone
 }
 
 impl Decision {
@@ -150,19 +203,20 @@ impl Decision {
             route: record.route.map(owned),
             verdict: record.verdict.as_str(),
             status: (record.status != 0).then_some(record.status),
-            reason: record.reason.map(portcullis_plugin::ReasonCode::as_str),
+            reason: record.reason.map(ReasonCode::as_str),
             client: record.client,
             method: record.method.map(bytes),
             host: record.host.map(bytes),
             path: record.path.map(|path| bytes(&redact::path(path))),
             query: record.query.map(|query| bytes(&redact::query(query))),
             principal: record.principal.map(|principal| Caller {
-                sub: owned(principal.sub),
-                issuer: principal.issuer.map(owned),
+                sub: owned(&principal.subject),
+                issuer: principal.issuer.as_deref().map(owned),
                 method: owned(principal.method),
             }),
             checks,
             checks_left_out,
+            shadow: record.shadow.iter().take(MAX_SHADOWED).copied().collect(),
             pool: record.pool.map(owned),
             backend: record.backend.map(owned),
         }
@@ -211,107 +265,4 @@ fn rfc3339<S: serde::Serializer>(time: &SystemTime, serializer: S) -> Result<S::
     let mut text = Vec::with_capacity(24);
     timestamp::write(&mut text, *time);
     serializer.collect_str(&String::from_utf8_lossy(&text))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use portcullis_plugin::{Finding, reason};
-
-    fn record<'a>(id: &'a str, verdict: FinalVerdict) -> Record<'a> {
-        let peer = "192.0.2.7:1234".parse().unwrap();
-        Record {
-            verdict,
-            status: 401,
-            reason: Some(reason::TOKEN_EXPIRED),
-            ..Record::new(SystemTime::UNIX_EPOCH, id, "https", peer)
-        }
-    }
-
-    fn check(name: &'static str, text: &str) -> Check {
-        let finding = Finding::new(text, text).hint(text);
-        Check { filter: "oidc", check: name, ok: false, reason: reason::TOKEN_EXPIRED, finding }
-    }
-
-    fn decisions(capacity: usize) -> Arc<Decisions> {
-        let decisions = Decisions::off();
-        decisions.resize(capacity);
-        decisions
-    }
-
-    fn refuse(decisions: &Decisions) -> DecisionId {
-        let id = DecisionId::random();
-        decisions.record(id, &record(id.as_str(), FinalVerdict::Deny), &[check("expiry", "x")]);
-        id
-    }
-
-    #[test]
-    fn the_oldest_goes_first() {
-        let decisions = decisions(3);
-        let ids: Vec<_> = (0..5).map(|_| refuse(&decisions)).collect();
-        let kept: Vec<_> = decisions.newest(10).iter().map(|decision| decision.decision_id.clone()).collect();
-        assert_eq!(kept, [&ids[4], &ids[3], &ids[2]].map(ToString::to_string));
-        assert!(decisions.find(ids[1].as_str()).is_none());
-        assert_eq!(decisions.find(ids[2].as_str()).unwrap().decision_id, ids[2].as_str());
-        assert_eq!(decisions.newest(1).len(), 1);
-    }
-
-    #[test]
-    fn allowed_requests_are_not_kept_and_errors_are() {
-        let decisions = decisions(3);
-        for (verdict, len) in [(FinalVerdict::Allow, 0), (FinalVerdict::Error, 1), (FinalVerdict::Deny, 2)] {
-            let id = DecisionId::random();
-            decisions.record(id, &record(id.as_str(), verdict), &[]);
-            assert_eq!(decisions.newest(9).len(), len);
-        }
-    }
-
-    #[test]
-    fn another_size_keeps_the_newest_and_none_is_off() {
-        let decisions = decisions(4);
-        let ids: Vec<_> = (0..4).map(|_| refuse(&decisions)).collect();
-        decisions.resize(2);
-        assert!(decisions.find(ids[1].as_str()).is_none() && decisions.find(ids[2].as_str()).is_some());
-        decisions.resize(3);
-        refuse(&decisions);
-        assert!(decisions.find(ids[2].as_str()).is_some());
-        decisions.resize(0);
-        refuse(&decisions);
-        assert!(decisions.newest(9).is_empty());
-        decisions.resize(usize::MAX);
-        assert_eq!(decisions.capacity(), MAX_KEPT);
-    }
-
-    #[test]
-    fn whatever_a_client_sends_a_decision_has_a_bounded_size() {
-        let decisions = decisions(1);
-        let (id, long) = (DecisionId::random(), "ü".repeat(50_000));
-        let text = Some(long.as_bytes());
-        let checks: Vec<_> = (0..40).map(|_| check("many", &long)).chain([check("last", "short")]).collect();
-        let full = Record { method: text, host: text, path: text, query: text, ..record(id.as_str(), FinalVerdict::Deny) };
-        decisions.record(id, &full, &checks);
-        let kept = decisions.find(id.as_str()).unwrap();
-        assert!(serde_json::to_string(&*kept).unwrap().len() < 12 << 10);
-        // The one that decided is there, whole, and the others are counted.
-        let last = kept.checks.last().unwrap();
-        assert_eq!((last.check, last.observed.as_str()), ("last", "short"));
-        assert_eq!(kept.checks.len() + kept.checks_left_out, checks.len());
-        assert!(kept.host.as_ref().unwrap().len() <= MAX_TEXT && kept.host.as_ref().unwrap().ends_with(CUT));
-    }
-
-    #[test]
-    fn secrets_in_the_target_are_replaced_and_any_bytes_are_text() {
-        let decisions = decisions(1);
-        let id = DecisionId::random();
-        let target = Record {
-            path: Some(b"/a/\xff"),
-            query: Some(b"access_token=hunter2hunter2&page=2"),
-            ..record(id.as_str(), FinalVerdict::Deny)
-        };
-        decisions.record(id, &target, &[]);
-        let json = serde_json::to_value(&*decisions.find(id.as_str()).unwrap()).unwrap();
-        assert!(!json.to_string().contains("hunter2") && json["query"].as_str().unwrap().contains("page=2"), "{json}");
-        assert_eq!((&json["path"], &json["time"]), (&"/a/\u{fffd}".into(), &"1970-01-01T00:00:00.000Z".into()));
-        assert_eq!((&json["method"], &json["reason"], &json["status"]), (&().into(), &"token.expired".into(), &401.into()));
-    }
 }
