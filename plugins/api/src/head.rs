@@ -202,6 +202,11 @@ impl RequestHead {
         &self.headers
     }
 
+    /// For the code that says where a request came from.
+    pub fn driver_authority_and_headers(&mut self) -> (&str, &mut Headers) {
+        (&self.authority, &mut self.headers)
+    }
+
     pub fn headers_mut(&mut self) -> &mut Headers {
         &mut self.headers
     }

@@ -90,6 +90,11 @@ pub fn is_name(name: &[u8]) -> bool {
     !name.is_empty() && name.len() <= usize::from(u16::MAX) && name.iter().all(|b| TOKEN[usize::from(*b)])
 }
 
+/// How many of the first bytes could be a name's.
+pub fn name_len(line: &[u8]) -> usize {
+    line.iter().take_while(|b| TOKEN[usize::from(**b)]).count()
+}
+
 /// Whether `value` could be a field's value. To its end in any case: so many bytes are looked at in one step.
 pub fn is_value(value: &[u8]) -> bool {
     value.iter().fold(true, |good, b| good & is_value_byte(*b))
@@ -229,7 +234,6 @@ impl Headers {
         self.push(at..at + name.len(), at + name.len()..at + name.len() + value.len())
     }
 
-    /// Both are within the buffer, and were checked.
     fn push(&mut self, name: Range<usize>, value: Range<usize>) -> Result<(), HeaderError> {
         if self.live >= self.max_fields {
             return Err(HeaderError::TooMany);
@@ -265,6 +269,29 @@ impl Headers {
             return Err(HeaderError::Value);
         }
         self.push(name, value)
+    }
+
+    /// Names a field within the buffer of which the caller knows by [`name_len`] and [`is_value`] that it is one.
+    ///
+    /// # Errors
+    /// If there are too many fields, or the ranges are not within the buffer.
+    pub fn driver_index_checked(&mut self, name: Range<usize>, value: Range<usize>) -> Result<(), HeaderError> {
+        if name.is_empty() || name.end > self.buffer.len() || name.len() > usize::from(u16::MAX) {
+            return Err(HeaderError::Name);
+        }
+        if value.end > self.buffer.len() || value.start > value.end {
+            return Err(HeaderError::Value);
+        }
+        self.push(name, value)
+    }
+
+    /// Adds a field whose name and value are the gateway's own, or were checked.
+    ///
+    /// # Errors
+    /// If there are too many fields.
+    pub fn driver_add(&mut self, name: &'static str, value: &[u8]) -> Result<(), HeaderError> {
+        debug_assert!(checked_bytes(name, value) == Ok(value));
+        self.add(name, value)
     }
 
     /// Adds any field, framing or not, after checking its bytes.

@@ -11,8 +11,8 @@
 use super::{FIELD_ROOM, HeadLimits};
 use crate::normalise::{LONGEST_TARGET, Refusal, shown};
 use memchr::memchr;
-use portcullis_plugin::headers::{is_token_byte, is_value_byte};
-use portcullis_plugin::{HeaderError, Headers, Method, Version};
+use portcullis_plugin::headers::{is_token_byte, is_value_byte, name_len};
+use portcullis_plugin::{Headers, Method, Version};
 use std::ops::Range;
 
 /// Room behind the fields as received, so that filters add some without moving them.
@@ -190,24 +190,34 @@ fn check_bytes(line: &[u8]) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// RFC 9112, section 5. Its bytes are checked already, and its name is checked where it is indexed.
+/// RFC 9112, section 5. Its bytes are checked already.
 fn field_line(line: &[u8], at: usize, headers: &mut Headers, limits: &HeadLimits) -> Result<(), Refusal> {
-    if matches!(line.first(), Some(b' ' | b'\t')) {
-        return Err(Refusal::ambiguous("a field on one line", "a folded line"));
+    let colon = name_len(line);
+    if line.get(colon) != Some(&b':') || colon == 0 {
+        return Err(no_field(line));
     }
-    let Some(colon) = memchr(b':', line) else {
-        // Not shown: the line may be what is left of a secret.
-        return Err(Refusal::ambiguous("a colon in each field", "a line without one"));
-    };
-    let (name, value) = (&line[..colon], &line[colon + 1..]);
+    let value = &line[colon + 1..];
     let blank = |b: &&u8| matches!(b, b' ' | b'\t');
     let leading = value.iter().take_while(blank).count();
     let trailing = value.iter().skip(leading).rev().take_while(blank).count();
     let value_at = at + colon + 1;
-    headers.driver_index(at..at + colon, value_at + leading..value_at + value.len() - trailing).map_err(|error| match error {
-        HeaderError::TooMany => limits.exceeded(),
-        _ => Refusal::ambiguous("a field name that is a token, right before its colon", format!("field name {}", shown(name))),
-    })
+    headers
+        .driver_index_checked(at..at + colon, value_at + leading..value_at + value.len() - trailing)
+        .map_err(|_| limits.exceeded())
+}
+
+/// What is wrong with a line that does not begin with a name and a colon.
+fn no_field(line: &[u8]) -> Refusal {
+    if matches!(line.first(), Some(b' ' | b'\t')) {
+        return Refusal::ambiguous("a field on one line", "a folded line");
+    }
+    match memchr(b':', line).and_then(|colon| line.get(..colon)) {
+        // Not shown: the line may be what is left of a secret.
+        None => Refusal::ambiguous("a colon in each field", "a line without one"),
+        Some(name) => {
+            Refusal::ambiguous("a field name that is a token, right before its colon", format!("field name {}", shown(name)))
+        }
+    }
 }
 
 #[cfg(test)]

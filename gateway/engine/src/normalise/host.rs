@@ -21,6 +21,9 @@ pub(crate) fn normalise(raw: &[u8]) -> Result<String, Refusal> {
 
 fn spell(raw: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(raw).ok()?;
+    if is_spelling(raw) {
+        return Some(text.to_owned());
+    }
     if let Some(rest) = text.strip_prefix('[') {
         let (address, rest) = rest.split_once(']')?;
         let address: Ipv6Addr = address.parse().ok()?;
@@ -46,6 +49,19 @@ fn spell(raw: &[u8]) -> Option<String> {
         spelling.push_str(itoa::Buffer::new().format(port));
     }
     Some(spelling)
+}
+
+/// Whether a name without a port is in its one spelling already, as nearly all are. What is in doubt is not.
+fn is_spelling(raw: &[u8]) -> bool {
+    let mut label = 0;
+    for b in raw {
+        match b {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' if label < LONGEST_LABEL => label += 1,
+            b'.' if label > 0 => label = 0,
+            _ => return false,
+        }
+    }
+    label > 0 && raw.len() <= LONGEST_NAME
 }
 
 fn is_label(label: &str) -> bool {

@@ -21,7 +21,7 @@ mod target;
 pub use framing::{BodyLength, Framing};
 pub use refusal::Refusal;
 pub(crate) use refusal::shown;
-pub use response::{ResponseFraming, response, response_of_checked_names};
+pub use response::{ResponseFraming, ResponseSurvey, response};
 
 pub(crate) use fields::is_of_this_hop;
 pub(crate) use target::LONGEST as LONGEST_TARGET;
