@@ -54,7 +54,7 @@ pub struct Run {
 #[derive(Default)]
 pub struct Upstream {
     pub pool: Option<Arc<Pool>>,
-    pub backend: Option<String>,
+    pub backend: Option<Arc<str>>,
     pub tried: Vec<BackendId>,
     pub attempts: u32,
     /// From the choice of the backend to the head of its response.
@@ -334,7 +334,7 @@ impl Run {
             Some(selected) => {
                 self.upstream.attempts += 1;
                 self.upstream.tried.push(selected.id());
-                self.upstream.backend = Some(selected.label().to_owned());
+                self.upstream.backend = Some(selected.shared_label());
                 self.upstream.trouble = None;
                 Ok(selected)
             }
