@@ -70,6 +70,9 @@ impl Stage {
                 backend(),
             );
             let gateway = Gateway::builder().config_text(config).start().await.unwrap();
+            let has_keys = |line: &str| line.starts_with("portcullis_issuer_keys{") && !line.ends_with(" 0");
+            let keys = || !token || gateway.metrics().lines().any(has_keys);
+            portcullis_testkit::until("the issuer's keys", keys).await.unwrap();
             let client = TcpStream::connect(gateway.address("http").unwrap()).await.unwrap();
             (gateway, client, head)
         });

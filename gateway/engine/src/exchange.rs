@@ -17,6 +17,7 @@ use bytes::Bytes;
 use portcullis_plugin::{
     CertificateStatus, Connection, Denial, Exchange, Finding, ReasonCode, Reply, RequestHead, ResponseHead, reason,
 };
+use smallvec::SmallVec;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -55,7 +56,8 @@ pub struct Run {
 pub struct Upstream {
     pub pool: Option<Arc<Pool>>,
     pub backend: Option<Arc<str>>,
-    pub tried: Vec<BackendId>,
+    /// Rarely more than two.
+    pub tried: SmallVec<[BackendId; 4]>,
     pub attempts: u32,
     /// From the choice of the backend to the head of its response.
     pub duration: Option<Duration>,

@@ -1,6 +1,7 @@
 //! Request and response heads, after normalisation.
 
 use crate::headers::{Headers, is_name};
+use crate::recycle::give_text;
 use std::fmt;
 
 /// A request method. Methods are case-sensitive (RFC 9110, section 9.1).
@@ -115,6 +116,13 @@ pub struct RequestHead {
     target: String,
     path_len: usize,
     headers: Headers,
+}
+
+impl Drop for RequestHead {
+    fn drop(&mut self) {
+        give_text(std::mem::take(&mut self.authority));
+        give_text(std::mem::take(&mut self.target));
+    }
 }
 
 impl RequestHead {

@@ -3,6 +3,7 @@
 //! Order, case and bytes are kept as received. New values are appended to the same buffer; a removed field stays as a
 //! tombstone, so that no operation moves bytes. Names compare without regard to ASCII case.
 
+use crate::recycle::{BYTES, Spares};
 use std::fmt;
 use std::ops::Range;
 
@@ -38,6 +39,10 @@ struct Field {
     dead: bool,
 }
 
+thread_local! {
+    static FIELDS: Spares<Field> = const { Spares::new() };
+}
+
 /// The header fields of one message.
 #[derive(Clone)]
 pub struct Headers {
@@ -45,6 +50,15 @@ pub struct Headers {
     fields: Vec<Field>,
     live: usize,
     max_fields: usize,
+}
+
+impl Drop for Headers {
+    fn drop(&mut self) {
+        let (buffer, fields) = (std::mem::take(&mut self.buffer), std::mem::take(&mut self.fields));
+        // A thread that ends keeps nothing.
+        let _ = BYTES.try_with(|spares| spares.give(buffer));
+        let _ = FIELDS.try_with(|spares| spares.give(fields));
+    }
 }
 
 impl Default for Headers {
@@ -95,9 +109,19 @@ pub fn name_len(line: &[u8]) -> usize {
     line.iter().take_while(|b| TOKEN[usize::from(**b)]).count()
 }
 
-/// Whether `value` could be a field's value. To its end in any case: so many bytes are looked at in one step.
+/// Whether `value` could be a field's value. Eight bytes are looked at in one step.
 pub fn is_value(value: &[u8]) -> bool {
-    value.iter().fold(true, |good, b| good & is_value_byte(*b))
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    const HIGH: u64 = u64::from_le_bytes([0x80; 8]);
+    // Whether one of them is below the blank, or is DEL. A tab is, and is looked at again.
+    let suspicious = |word: u64| {
+        let low = word.wrapping_sub(ONES * 0x20) & !word;
+        let delete = word ^ (ONES * 0x7F);
+        (low | (delete.wrapping_sub(ONES) & !delete)) & HIGH != 0
+    };
+    let (words, rest) = value.as_chunks::<8>();
+    words.iter().all(|word| !suspicious(u64::from_le_bytes(*word)) || word.iter().all(|b| is_value_byte(*b)))
+        && rest.iter().all(|b| is_value_byte(*b))
 }
 
 fn is_framing(name: &str) -> bool {
@@ -254,9 +278,12 @@ impl Headers {
 
 /// For the code that reads messages from and writes them to a connection. A filter has no use for these.
 impl Headers {
-    /// Takes over the bytes of a head, to be indexed by [`driver_index`](Self::driver_index).
-    pub fn driver_new(buffer: Vec<u8>, max_fields: usize) -> Self {
-        Self { buffer, fields: Vec::with_capacity(24), live: 0, max_fields }
+    /// Copies the bytes of a head, to be indexed by [`driver_index`](Self::driver_index), with room for `more` of fields that
+    /// are added.
+    pub fn driver_new(section: &[u8], more: usize, max_fields: usize) -> Self {
+        let mut buffer = BYTES.with(|spares| spares.take(section.len() + more));
+        buffer.extend_from_slice(section);
+        Self { buffer, fields: FIELDS.with(|spares| spares.take(24)), live: 0, max_fields }
     }
 
     /// Names a field within the buffer. The caller has checked the name's and the value's bytes.
@@ -319,13 +346,13 @@ impl Headers {
     }
 
     /// Gives the buffer away, and where in it each field has its name and its value.
-    pub fn driver_into_parts(self) -> (Vec<u8>, Vec<(Range<usize>, Range<usize>)>) {
+    pub fn driver_into_parts(mut self) -> (Vec<u8>, Vec<(Range<usize>, Range<usize>)>) {
         let span = |start: u32, len: usize| start as usize..start as usize + len;
         let live = self.fields.iter().filter(|field| !field.dead);
         let places =
             live.map(|field| (span(field.name, usize::from(field.name_len)), span(field.value, field.value_len as usize)));
         let places = places.collect();
-        (self.buffer, places)
+        (std::mem::take(&mut self.buffer), places)
     }
 
     /// As [`iter`](Self::iter), without looking at each name once more to know that it is text.
@@ -367,6 +394,21 @@ impl fmt::Debug for Headers {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_value_is_one_byte_for_byte() {
+        for len in [1, 7, 8, 9, 16, 21] {
+            for at in 0..len {
+                for byte in 0..=255 {
+                    let mut value = vec![b'x'; len];
+                    value[at] = byte;
+                    assert_eq!(is_value(&value), is_value_byte(byte), "{byte} at {at} of {len}");
+                    value[0] = b'\t';
+                    assert_eq!(is_value(&value), at == 0 || is_value_byte(byte), "{byte} at {at} of {len}, behind a tab");
+                }
+            }
+        }
+    }
 
     fn sample() -> Headers {
         let mut headers = Headers::new();

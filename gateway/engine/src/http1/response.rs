@@ -91,9 +91,7 @@ fn assemble(head: &[u8]) -> Result<Response, Refusal> {
     let (status, http10) = status_line(whole_line(head.get(..start.saturating_sub(1)).unwrap_or_default())?)?;
     let section = head.get(start..head.len().saturating_sub(2)).unwrap_or_default();
     // Room for the decision id and a few fields of filters.
-    let mut owned = Vec::with_capacity(section.len() + 256);
-    owned.extend_from_slice(section);
-    let mut headers = Headers::driver_new(owned, MAX_FIELDS);
+    let mut headers = Headers::driver_new(section, 256, MAX_FIELDS);
     let mut survey = ResponseSurvey::default();
     let mut at = 0;
     while let Some(offset) = memchr(b'\n', section.get(at..).unwrap_or_default()) {
