@@ -16,6 +16,7 @@ mod contract;
 mod drivers;
 mod hostile;
 mod http2;
+mod http2_ends;
 mod messages;
 mod preflight;
 mod protocols;

@@ -57,6 +57,10 @@ impl Downstream for Stream {
         }
     }
 
+    fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.poll_reset(context)
+    }
+
     fn write_limit(&self) -> Option<Duration> {
         Some(self.write_timeout)
     }

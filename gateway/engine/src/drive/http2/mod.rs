@@ -17,6 +17,7 @@ use super::stop::Stop;
 use super::timer::Timer;
 use super::which::{Asked, Which, which};
 use super::{convert, direct};
+use crate::config::raw::Limits;
 use crate::config::snapshot::{ListenerPlan, Snapshot};
 use crate::connection::Client;
 use crate::exchange::Next;
@@ -25,8 +26,8 @@ use crate::refusals::{Sketch, refuse};
 use crate::rescue;
 use batch::Batch;
 use bytes::Bytes;
-use h2::RecvStream;
 use h2::server::{Builder, Connection, SendResponse};
+use h2::{Reason, RecvStream};
 use http::Request;
 use http::request::Parts;
 use pingora::apps::HttpServerApp;
@@ -65,7 +66,8 @@ struct Shared {
 enum Event {
     Accepted(Request<RecvStream>, SendResponse<Bytes>),
     Stop,
-    Idle,
+    /// Nothing else has, for so long.
+    Waited(Duration),
     /// The connection is over.
     Over,
 }
@@ -98,20 +100,25 @@ pub async fn serve(serving: &Serving, gate: Box<Gate>, client: Arc<Client>) {
         client,
         _token: serving.tracker.token(),
     });
-    run(&shared, &mut connection, &batch, limits.idle_timeout.get()).await;
+    run(&shared, &mut connection, &batch, limits).await;
     let _ = timeout(GOODBYE, poll_fn(|context| Pin::new(&mut batch).poll_shutdown(context))).await;
 }
 
-async fn run(shared: &Arc<Shared>, connection: &mut Connection<Batch, Bytes>, batch: &Batch, idle: Duration) {
+async fn run(shared: &Arc<Shared>, connection: &mut Connection<Batch, Bytes>, batch: &Batch, limits: &Limits) {
     let mut shutdown = shared.shutdown.clone();
     let wait = pin!(shutdown.wait_for(|stop| *stop));
     let mut stop = Stop::new(&shared.shutdown, wait);
-    let mut stopping = false;
+    let idle = limits.idle_timeout.get();
+    // A client may open the next stream before the last one's task has ended, but not many of them.
+    let most = usize::try_from(limits.h2_streams).unwrap_or(usize::MAX).saturating_mul(2);
+    let mut leave = Leave::Not;
     let mut timer = Timer::default();
+    let mut quiet = Quiet::default();
     let mut outlet = Outlet { batch, patient: false };
+    let mut busy = false;
     loop {
         let event = poll_fn(|context| {
-            if !stopping && stop.poll(context).is_ready() {
+            if leave == Leave::Not && stop.poll(context).is_ready() {
                 return Poll::Ready(Event::Stop);
             }
             match connection.poll_accept(context) {
@@ -122,27 +129,86 @@ async fn run(shared: &Arc<Shared>, connection: &mut Connection<Batch, Bytes>, ba
             if outlet.poll(context).is_err() {
                 return Poll::Ready(Event::Over);
             }
-            timer.poll(context, idle, None).map(|()| Event::Idle)
+            let mut patience = GOODBYE;
+            if leave == Leave::Not {
+                patience = idle;
+                if busy && shared.streams() == 0 {
+                    // Idle from now on.
+                    busy = false;
+                    timer.restart();
+                }
+            }
+            timer.poll(context, patience, None).map(|()| Event::Waited(patience))
         })
         .await;
         match event {
             Event::Stop => {
                 connection.graceful_shutdown();
-                stopping = true;
+                timer.restart();
+                leave = Leave::Said;
+            }
+            Event::Accepted(_, mut respond) if leave == Leave::Due || shared.streams() >= most => {
+                respond.send_reset(Reason::REFUSED_STREAM);
             }
             Event::Accepted(request, respond) => {
-                if !stopping && !shared.client.is_listed() {
-                    // A reload has removed the listener: what was begun is served, and nothing after it.
-                    connection.graceful_shutdown();
-                    stopping = true;
+                if leave == Leave::Not {
+                    timer.restart();
+                    if !shared.client.is_listed() {
+                        // A reload has removed the listener: what was begun is served, and nothing after it.
+                        connection.graceful_shutdown();
+                        leave = Leave::Said;
+                    }
                 }
-                timer.restart();
+                busy = true;
                 let shared = Arc::clone(shared);
                 tokio::spawn(async move { shared.serve(request, respond).await });
             }
-            Event::Idle if Arc::strong_count(shared) > 1 => {}
-            Event::Idle | Event::Over => return,
+            Event::Waited(patience) => {
+                if leave == Leave::Said {
+                    leave = Leave::Due;
+                }
+                let stalled = quiet.lasts(patience, batch.sent()) >= idle;
+                if shared.streams() > 0 {
+                    quiet = Quiet::default();
+                } else if connection.has_streams() {
+                    // The library has the rest of a response, which the client takes, or does not.
+                    if stalled {
+                        return;
+                    }
+                } else if leave == Leave::Not {
+                    // What the client has sent meanwhile is served; what it sends later belongs on another connection.
+                    connection.graceful_shutdown();
+                    leave = Leave::Said;
+                } else {
+                    return;
+                }
+            }
+            Event::Over => return,
         }
+    }
+}
+
+/// Whether the client was told to go to another connection. It should answer that, and open no more streams then.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leave {
+    Not,
+    Said,
+    /// It has had the time to: streams that it opens now are refused.
+    Due,
+}
+
+/// How long nothing was sent.
+#[derive(Default)]
+struct Quiet {
+    since: Duration,
+    sent: u64,
+}
+
+impl Quiet {
+    fn lasts(&mut self, more: Duration, sent: u64) -> Duration {
+        self.since = if sent == self.sent { self.since + more } else { Duration::ZERO };
+        self.sent = sent;
+        self.since
     }
 }
 
@@ -171,6 +237,11 @@ impl Outlet<'_> {
 }
 
 impl Shared {
+    /// How many streams are being served.
+    fn streams(self: &Arc<Self>) -> usize {
+        Arc::strong_count(self) - 1
+    }
+
     async fn serve(&self, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
         let (parts, receive) = request.into_parts();
         let (snapshot, plan) = self.client.current();
