@@ -17,6 +17,7 @@ mod drivers;
 mod hostile;
 mod http2;
 mod http2_ends;
+mod http2_messages;
 mod messages;
 mod preflight;
 mod protocols;

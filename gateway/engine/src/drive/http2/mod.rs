@@ -251,10 +251,14 @@ impl Shared {
             Err(refusal) => return self.refuse(&snapshot, &plan, &parts, &refusal, stream).await,
         };
         let mut judging = pin!(judge(&self.client, snapshot, Arc::clone(&plan), request, framing));
-        let judged = poll_fn(|context| match judging.as_mut().poll(context) {
-            Poll::Ready(judged) => Poll::Ready(Some(judged)),
-            // What a filter waits for, it waits for on behalf of nobody then. Letting go of the request logs that.
-            Poll::Pending => stream.poll_reset(context).map(|()| None),
+        let judged = poll_fn(|context| {
+            let judged = judging.as_mut().poll(context);
+            // What a filter waits for, it waits for on behalf of nobody once the stream is given up, and no backend is to be
+            // asked then. Letting go of the request logs that.
+            if stream.poll_reset(context).is_ready() {
+                return Poll::Ready(None);
+            }
+            judged.map(Some)
         });
         let Some(judged) = judged.await else { return };
         let asked = Asked {
