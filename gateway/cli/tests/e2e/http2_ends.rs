@@ -191,7 +191,9 @@ pools:
     tls: { server_name: backend.test }
     timeouts: { connect: 60s }
     backends: [{ address: UPSTREAM }]
+  good: { backends: [{ address: GOOD }] }
 routes:
+  - { name: good, match: { path: /good }, pool: good }
   - { name: all, pool: web }
 "#;
 
@@ -215,7 +217,7 @@ async fn mute() -> (std::net::SocketAddr, Arc<AtomicU64>) {
 #[tokio::test]
 async fn a_stream_that_is_given_up_while_the_backend_is_connected_to_is_over() {
     let (address, accepted) = mute().await;
-    let edge = edge(UNREACHABLE).with("UPSTREAM", address).start().await;
+    let edge = edge(UNREACHABLE).with("UPSTREAM", address).with("GOOD", address).start().await;
     let mut client = connect(&edge, "direct").await;
     for round in 1..=20 {
         let (response, mut sender) = send(&mut client, request("GET", "/", &[]), true).await;
@@ -233,7 +235,7 @@ async fn a_stream_that_is_given_up_while_the_backend_is_connected_to_is_over() {
 #[tokio::test]
 async fn streams_that_were_given_up_and_are_not_over_yet_are_bounded() {
     let (address, accepted) = mute().await;
-    let edge = edge(UNREACHABLE).with("UPSTREAM", address).start().await;
+    let edge = edge(UNREACHABLE).with("UPSTREAM", address).with("GOOD", address).start().await;
     let mut client = connect(&edge, "pingora").await;
     let mut refused = 0;
     for _ in 0..40 {
@@ -323,5 +325,24 @@ async fn a_body_is_sent_again_whole_after_a_kept_connection_broke() {
             assert_eq!(seen.len(), 2, "{driver}");
             assert!(seen.iter().all(|seen| seen.body_len == 30_000 && seen.complete), "{driver}");
         }
+    }
+}
+
+/// One body that no backend takes leaves room for the others of its connection.
+#[tokio::test]
+async fn a_body_that_waits_does_not_hold_up_the_others() {
+    let upstream = Upstream::start().await.unwrap();
+    let (address, accepted) = mute().await;
+    let edge = edge(UNREACHABLE).with("UPSTREAM", address).with("GOOD", upstream.address()).start().await;
+    for driver in DRIVERS {
+        let before = accepted.load(Ordering::Relaxed);
+        let mut client = connect(&edge, driver).await;
+        let (_waiting, mut sender) = send(&mut client, request("PUT", "/", &[]), false).await;
+        sender.send_data(vec![b'x'; 300_000].into(), true).unwrap();
+        until("a connection", || accepted.load(Ordering::Relaxed) > before).await.unwrap();
+        let (response, mut sender) = send(&mut client, request("PUT", "/good", &[]), false).await;
+        sender.send_data(vec![b'x'; 300_000].into(), true).unwrap();
+        assert_eq!(within("the response", response).await.unwrap().unwrap().status(), 200, "{driver}");
+        assert_eq!(upstream.last().unwrap().body_len, 300_000, "{driver}");
     }
 }

@@ -53,6 +53,10 @@ const GOODBYE: Duration = Duration::from_secs(2);
 /// Bytes of one response that wait for the client; a backend that is faster waits too.
 const SEND_BUFFER: usize = 128 << 10;
 
+/// Bytes of requests that clients send ahead on all streams of a connection together. A stream alone has the 64 KiB that are the
+/// default: with no more than that for all, one whose backend takes nothing would hold up the others.
+const RECEIVE_BUFFER: u32 = 1 << 20;
+
 /// What the streams of one connection share. It has one owner more than there are streams.
 struct Shared {
     proxy: Arc<HttpProxy<Driver>>,
@@ -78,6 +82,7 @@ pub async fn serve(serving: &Serving, gate: Box<Gate>, client: Arc<Client>) {
     let limits = &plan.settings.limits;
     let mut builder = Builder::new();
     builder.max_concurrent_streams(limits.h2_streams).max_send_buffer_size(SEND_BUFFER);
+    builder.initial_connection_window_size(RECEIVE_BUFFER);
     // Somewhat more than is allowed: the library answers what is over its limit by itself, uncounted and without an id.
     // Its own count adds 32 bytes for each field.
     let fields = u64::try_from(limits.header_fields).unwrap_or(u64::MAX).saturating_mul(64);
@@ -101,6 +106,8 @@ pub async fn serve(serving: &Serving, gate: Box<Gate>, client: Arc<Client>) {
         _token: serving.tracker.token(),
     });
     run(&shared, &mut connection, &batch, limits).await;
+    // Nobody answers the streams that are left.
+    drop(connection);
     let _ = timeout(GOODBYE, poll_fn(|context| Pin::new(&mut batch).poll_shutdown(context))).await;
 }
 
