@@ -67,11 +67,12 @@ struct Shared {
 }
 
 /// What happens on a connection.
+#[allow(clippy::large_enum_variant)] // Made and taken apart at once.
 enum Event {
     Accepted(Request<RecvStream>, SendResponse<Bytes>),
     Stop,
-    /// Nothing else has, for so long.
-    Waited(Duration),
+    /// Nothing else has for long enough.
+    Waited,
     /// The connection is over.
     Over,
 }
@@ -124,6 +125,7 @@ async fn run(shared: &Arc<Shared>, connection: &mut Connection<Batch, Bytes>, ba
     let mut outlet = Outlet { batch, patient: false };
     let mut busy = false;
     loop {
+        let patience = if leave == Leave::Not { idle } else { GOODBYE };
         let event = poll_fn(|context| {
             if leave == Leave::Not && stop.poll(context).is_ready() {
                 return Poll::Ready(Event::Stop);
@@ -136,16 +138,12 @@ async fn run(shared: &Arc<Shared>, connection: &mut Connection<Batch, Bytes>, ba
             if outlet.poll(context).is_err() {
                 return Poll::Ready(Event::Over);
             }
-            let mut patience = GOODBYE;
-            if leave == Leave::Not {
-                patience = idle;
-                if busy && shared.streams() == 0 {
-                    // Idle from now on.
-                    busy = false;
-                    timer.restart();
-                }
+            if busy && leave == Leave::Not && shared.streams() == 0 {
+                // Idle from now on.
+                busy = false;
+                timer.restart();
             }
-            timer.poll(context, patience, None).map(|()| Event::Waited(patience))
+            timer.poll(context, patience, None).map(|()| Event::Waited)
         })
         .await;
         match event {
@@ -170,7 +168,7 @@ async fn run(shared: &Arc<Shared>, connection: &mut Connection<Batch, Bytes>, ba
                 let shared = Arc::clone(shared);
                 tokio::spawn(async move { shared.serve(request, respond).await });
             }
-            Event::Waited(patience) => {
+            Event::Waited => {
                 if leave == Leave::Said {
                     leave = Leave::Due;
                 }
