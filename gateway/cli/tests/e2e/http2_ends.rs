@@ -26,10 +26,13 @@ shutdown: { drain: 20s }
 
 const LISTENER: &str = "  - { name: pingora";
 
+const DATA: u8 = 0x0;
 const HEADERS: u8 = 0x1;
 const RST_STREAM: u8 = 0x3;
 const SETTINGS: u8 = 0x4;
+const PING: u8 = 0x6;
 const GOAWAY: u8 = 0x7;
+const WINDOW_UPDATE: u8 = 0x8;
 
 /// A client that answers neither SETTINGS nor PING.
 struct Silent(Client);
@@ -345,4 +348,47 @@ async fn a_body_that_waits_does_not_hold_up_the_others() {
         assert_eq!(within("the response", response).await.unwrap().unwrap().status(), 200, "{driver}");
         assert_eq!(upstream.last().unwrap().body_len, 300_000, "{driver}");
     }
+}
+
+/// What the library's GOAWAY is followed by, and the answer to it ends the connection (RFC 9113, section 6.8).
+const LAST_PING: [u8; 8] = [0x0b, 0x7b, 0xa2, 0xf0, 0x8b, 0x9b, 0xfe, 0x54];
+
+/// A client opens windows as it reads. Sent to a connection that is closed already, that must not cost it what it has not read.
+#[tokio::test]
+async fn the_last_response_arrives_whole_though_the_client_goes_on_sending() {
+    const LENGTH: usize = 700_000;
+    let upstream = Upstream::start().await.unwrap();
+    upstream.behave(Answer::new(200).filler(LENGTH as u64));
+    let edge = edge(CONFIG).with("LIMITS", "{}").with("UPSTREAM", upstream.address()).start().await;
+    let address = edge.listener("direct");
+    let mut client = Client::connect(address).await.unwrap();
+    client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    // SETTINGS_INITIAL_WINDOW_SIZE, and as much for the connection.
+    let window = 1_000_000_u32.to_be_bytes();
+    client.send(frames::frame(SETTINGS, 0, 0, &[&[0, 4], &window[..]].concat())).await.unwrap();
+    client.send(frames::frame(WINDOW_UPDATE, 0, 0, &window)).await.unwrap();
+    let block = frames::block(&frames::get("a.test", "/large"));
+    client.send(frames::frame(HEADERS, 0x5, 1, &block)).await.unwrap();
+    edge.logged("the response", |line| line["path"] == "/large").await;
+    let (handle, _folder) = edge.into_parts();
+    let drained = tokio::spawn(handle.drain());
+    until("the end of accepting", || std::net::TcpStream::connect(address).is_err()).await.unwrap();
+    client.send(frames::frame(PING, 0x1, 0, &LAST_PING)).await.unwrap();
+    // Time to make the mistake in.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut taken = 0;
+    let mut ended = false;
+    while !ended {
+        let head = within("a frame", client.bytes(9)).await.unwrap().unwrap_or_else(|error| panic!("after {taken}: {error}"));
+        let len = u64::from(u32::from_be_bytes([0, head[0], head[1], head[2]]));
+        client.bytes(len).await.unwrap_or_else(|error| panic!("after {taken}: {error}"));
+        if head[3] == DATA {
+            taken += len as usize;
+            ended = head[4] & 0x1 != 0;
+            let _ = client.send(frames::frame(WINDOW_UPDATE, 0, 0, &1_u32.to_be_bytes())).await;
+        }
+    }
+    assert_eq!(taken, LENGTH);
+    drop(client);
+    assert!(drained.await.unwrap());
 }

@@ -37,12 +37,13 @@ use portcullis_plugin::{RequestHead, ResponseHead, Scheme};
 use session::Session;
 pub use session::take_judged;
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 pub use stream::Stream;
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -89,7 +90,7 @@ pub async fn serve(serving: &Serving, gate: Box<Gate>, client: Arc<Client>) {
     let fields = u64::try_from(limits.header_fields).unwrap_or(u64::MAX).saturating_mul(64);
     let header_list = limits.header_bytes.0.saturating_mul(2).saturating_add(fields);
     builder.max_header_list_size(u32::try_from(header_list).unwrap_or(u32::MAX));
-    let mut batch = Batch::new(gate);
+    let batch = Batch::new(gate);
     // One preface and one settings frame are all a client has to send before its first request.
     let mut handshake = pin!(builder.handshake(batch.clone()));
     let established = poll_fn(|context| {
@@ -109,7 +110,17 @@ pub async fn serve(serving: &Serving, gate: Box<Gate>, client: Arc<Client>) {
     run(&shared, &mut connection, &batch, limits).await;
     // Nobody answers the streams that are left.
     drop(connection);
-    let _ = timeout(GOODBYE, poll_fn(|context| Pin::new(&mut batch).poll_shutdown(context))).await;
+    // Kept apart, so that no connection holds its room before.
+    let _ = timeout(limits.write_timeout.get(), Box::pin(part(batch))).await;
+}
+
+/// Ends the connection, and reads on until the client has done so too. It opens windows as it takes what is still on its way;
+/// that it sends to a closed connection makes our system throw the rest away (as in RFC 9112, section 9.6).
+async fn part(mut batch: Batch) -> io::Result<()> {
+    timeout(GOODBYE, batch.shutdown()).await??;
+    let mut space = [0; 1024];
+    while timeout(GOODBYE, batch.read(&mut space)).await?? > 0 {}
+    Ok(())
 }
 
 async fn run(shared: &Arc<Shared>, connection: &mut Connection<Batch, Bytes>, batch: &Batch, limits: &Limits) {
@@ -225,7 +236,7 @@ struct Outlet<'a> {
 }
 
 impl Outlet<'_> {
-    fn poll(&mut self, context: &mut Context<'_>) -> std::io::Result<()> {
+    fn poll(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         if self.batch.is_empty() {
             self.patient = false;
         } else if std::mem::replace(&mut self.patient, true) {
