@@ -20,7 +20,7 @@ routes:
   - { name: all, pool: web }
 "#;
 
-const DRIVERS: [&str; 2] = ["direct", "pingora"];
+pub const DRIVERS: [&str; 2] = ["direct", "pingora"];
 
 async fn start(limits: &str) -> (Upstream, Edge) {
     let upstream = Upstream::start().await.unwrap();
@@ -28,18 +28,18 @@ async fn start(limits: &str) -> (Upstream, Edge) {
     (upstream, edge)
 }
 
-async fn connect(edge: &Edge, listener: &str) -> SendRequest<Bytes> {
+pub async fn connect(edge: &Edge, listener: &str) -> SendRequest<Bytes> {
     connect_with(edge, listener, &Builder::new()).await
 }
 
-async fn connect_with(edge: &Edge, listener: &str, builder: &Builder) -> SendRequest<Bytes> {
+pub async fn connect_with(edge: &Edge, listener: &str, builder: &Builder) -> SendRequest<Bytes> {
     let tcp = TcpStream::connect(edge.listener(listener)).await.unwrap();
     let (client, connection) = within("the handshake", builder.handshake(tcp)).await.unwrap().unwrap();
     tokio::spawn(connection);
     client
 }
 
-fn request(method: &str, target: &str, fields: &[(&str, &str)]) -> Request<()> {
+pub fn request(method: &str, target: &str, fields: &[(&str, &str)]) -> Request<()> {
     let mut request = Request::builder().method(method).uri(format!("http://a.test{target}"));
     for (name, value) in fields {
         request = request.header(*name, *value);
@@ -47,7 +47,7 @@ fn request(method: &str, target: &str, fields: &[(&str, &str)]) -> Request<()> {
     request.body(()).unwrap()
 }
 
-async fn send(
+pub async fn send(
     client: &mut SendRequest<Bytes>,
     request: Request<()>,
     ends: bool,
@@ -57,7 +57,7 @@ async fn send(
 }
 
 /// Reads a body as it comes, and whether it was complete.
-async fn whole(mut body: RecvStream) -> (Vec<u8>, Option<HeaderMap>, bool) {
+pub async fn whole(mut body: RecvStream) -> (Vec<u8>, Option<HeaderMap>, bool) {
     let mut all = Vec::new();
     while let Some(data) = within("a piece of the body", body.data()).await.unwrap() {
         let Ok(data) = data else { return (all, None, false) };

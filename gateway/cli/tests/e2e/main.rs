@@ -16,6 +16,8 @@ mod contract;
 mod drivers;
 mod hostile;
 mod http2;
+mod http2_ends;
+mod http2_messages;
 mod messages;
 mod preflight;
 mod protocols;

@@ -1,9 +1,10 @@
 //! The end of the gateway, as a connection waits for it: beside whatever else it waits for, and many times.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use tokio::sync::watch;
+use tokio::task::unconstrained;
 
 /// Asked once, the future wakes the connection's task by itself, so that every further wait costs a look at one number. All
 /// of them have to be of the same task.
@@ -25,7 +26,8 @@ impl<'a, F: Future> Stop<'a, F> {
             return Poll::Pending;
         }
         self.asked = true;
-        self.future.as_mut().poll(context).map(drop)
+        // A task that has used up its turn is put off by tokio before the future is asked, and nothing would ask it again.
+        pin!(unconstrained(self.future.as_mut())).poll(context).map(drop)
     }
 }
 
@@ -38,8 +40,8 @@ pub fn is_stopping(shutdown: &watch::Receiver<bool>) -> bool {
 mod tests {
     use super::*;
     use std::future::poll_fn;
-    use std::pin::pin;
     use std::sync::Arc;
+    use tokio::task::coop::{consume_budget, has_budget_remaining};
 
     #[tokio::test]
     async fn a_wait_that_was_begun_earlier_ends_too() {
@@ -61,5 +63,36 @@ mod tests {
         let late = Arc::clone(&sender);
         tokio::task::spawn_blocking(move || late.send_replace(true)).await.unwrap();
         assert!(waits.await.unwrap());
+    }
+    /// A connection that has just read all that one turn of a task allows waits for the end like any other.
+    #[tokio::test]
+    async fn a_wait_that_begins_at_the_end_of_a_turn_ends_too() {
+        let (sender, receiver) = watch::channel(false);
+        let (began, begun) = tokio::sync::oneshot::channel();
+        let waits = tokio::spawn(async move {
+            let mut own = receiver.clone();
+            let wait = pin!(own.wait_for(|stop| *stop));
+            let mut stop = Stop::new(&receiver, wait);
+            let mut began = Some(began);
+            let mut turns = 0;
+            poll_fn(|context| {
+                turns += 1;
+                while turns == 1 && has_budget_remaining() {
+                    let _ = pin!(consume_budget()).poll(context);
+                }
+                let stopped = stop.poll(context);
+                // The turn that was put off is over.
+                if turns == 2
+                    && let Some(began) = began.take()
+                {
+                    began.send(()).unwrap();
+                }
+                stopped
+            })
+            .await;
+        });
+        begun.await.unwrap();
+        sender.send_replace(true);
+        tokio::time::timeout(std::time::Duration::from_secs(10), waits).await.unwrap().unwrap();
     }
 }

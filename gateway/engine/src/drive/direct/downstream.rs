@@ -31,6 +31,9 @@ pub trait Downstream: Sized + Send {
     /// If it is not.
     fn watch(&mut self, context: &mut Context<'_>, ended: &mut bool) -> io::Result<()>;
 
+    /// Ready once the client has given the request up, if it can say so while nothing is read from it.
+    fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<()>;
+
     /// How long it may take nothing of a response, if nobody else sees to that.
     fn write_limit(&self) -> Option<Duration>;
 

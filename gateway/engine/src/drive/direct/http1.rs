@@ -52,6 +52,10 @@ impl Downstream for Gate {
         Ok(())
     }
 
+    fn poll_gone(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+
     /// The stream below sees to it.
     fn write_limit(&self) -> Option<Duration> {
         None

@@ -57,6 +57,10 @@ impl Downstream for Stream {
         }
     }
 
+    fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.poll_reset(context)
+    }
+
     fn write_limit(&self) -> Option<Duration> {
         Some(self.write_timeout)
     }
@@ -65,7 +69,7 @@ impl Downstream for Stream {
         self.send_interim(convert::http2_response(head.clone())?)
     }
 
-    fn respond<'b>(&mut self, head: ResponseHead, answer: Answer, _: &'b mut Vec<u8>) -> io::Result<Outgoing> {
+    fn respond(&mut self, head: ResponseHead, answer: Answer, _: &mut Vec<u8>) -> io::Result<Outgoing> {
         let body = if answer.bodiless { Body::Done } else { answer.body };
         let ended = body.is_done();
         self.send_head(convert::http2_response(head)?, ended)?;

@@ -29,7 +29,10 @@ use bytes::{Bytes, BytesMut};
 use downstream::{Answer, Downstream, Onward};
 use portcullis_plugin::{Headers, Method, Reply, ResponseHead, Version};
 use std::cell::RefCell;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::SystemTime;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -102,9 +105,22 @@ async fn forward<D: Downstream>(
             Err(reply) => return finish_refused(side.client, run, &mut buffers.to_client, reply).await,
         };
         let began = Instant::now();
-        let (connection, reused) = match connect(&selected, patience.end).await {
-            Ok(connected) => connected,
-            Err(error) => {
+        let connected = {
+            let mut connecting = pin!(connect(&selected, patience.end));
+            // A client could open one request after the other and give each up, were it not for this.
+            let or_gone = poll_fn(|context| match connecting.as_mut().poll(context) {
+                Poll::Ready(connected) => Poll::Ready(Some(connected)),
+                Poll::Pending => side.client.poll_gone(context).map(|()| None),
+            });
+            or_gone.await
+        };
+        let (connection, reused) = match connected {
+            Some(Ok(connected)) => connected,
+            None => {
+                selected.record(BackendOutcome::Cancelled);
+                return give_up(run);
+            }
+            Some(Err(error)) => {
                 run.upstream_mut().trouble = Some(error.to_string());
                 // Nothing was sent: another backend may be asked, whatever the method.
                 if may_try_again(run, pool) {

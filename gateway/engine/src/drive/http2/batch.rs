@@ -21,17 +21,23 @@ struct Inner {
     gate: Box<Gate>,
     out: BytesMut,
     unflushed: bool,
+    sent: u64,
 }
 
 impl Batch {
     pub fn new(gate: Box<Gate>) -> Self {
-        Self(Arc::new(Mutex::new(Inner { gate, out: BytesMut::new(), unflushed: false })))
+        Self(Arc::new(Mutex::new(Inner { gate, out: BytesMut::new(), unflushed: false, sent: 0 })))
     }
 
     /// Whether all that was written is sent.
     pub fn is_empty(&self) -> bool {
         let inner = self.0.lock();
         inner.out.is_empty() && !inner.unflushed
+    }
+
+    /// Grows whenever the client has taken something.
+    pub fn sent(&self) -> u64 {
+        self.0.lock().sent
     }
 
     /// Sends all that was written.
@@ -57,7 +63,10 @@ impl Inner {
         while !self.out.is_empty() {
             match ready!(Pin::new(&mut *self.gate).poll_write(context, &self.out))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                len => self.out.advance(len),
+                len => {
+                    self.out.advance(len);
+                    self.sent += len as u64;
+                }
             }
             self.unflushed = true;
         }

@@ -17,6 +17,7 @@ use super::stop::Stop;
 use super::timer::Timer;
 use super::which::{Asked, Which, which};
 use super::{convert, direct};
+use crate::config::raw::Limits;
 use crate::config::snapshot::{ListenerPlan, Snapshot};
 use crate::connection::Client;
 use crate::exchange::Next;
@@ -25,8 +26,8 @@ use crate::refusals::{Sketch, refuse};
 use crate::rescue;
 use batch::Batch;
 use bytes::Bytes;
-use h2::RecvStream;
 use h2::server::{Builder, Connection, SendResponse};
+use h2::{Reason, RecvStream};
 use http::Request;
 use http::request::Parts;
 use pingora::apps::HttpServerApp;
@@ -36,12 +37,13 @@ use portcullis_plugin::{RequestHead, ResponseHead, Scheme};
 use session::Session;
 pub use session::take_judged;
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 pub use stream::Stream;
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -51,6 +53,10 @@ const GOODBYE: Duration = Duration::from_secs(2);
 
 /// Bytes of one response that wait for the client; a backend that is faster waits too.
 const SEND_BUFFER: usize = 128 << 10;
+
+/// Bytes of requests that clients send ahead on all streams of a connection together. A stream alone has the 64 KiB that are the
+/// default: with no more than that for all, one whose backend takes nothing would hold up the others.
+const RECEIVE_BUFFER: u32 = 1 << 20;
 
 /// What the streams of one connection share. It has one owner more than there are streams.
 struct Shared {
@@ -62,10 +68,12 @@ struct Shared {
 }
 
 /// What happens on a connection.
+#[allow(clippy::large_enum_variant)] // Made and taken apart at once.
 enum Event {
     Accepted(Request<RecvStream>, SendResponse<Bytes>),
     Stop,
-    Idle,
+    /// Nothing else has for long enough.
+    Waited,
     /// The connection is over.
     Over,
 }
@@ -76,12 +84,13 @@ pub async fn serve(serving: &Serving, gate: Box<Gate>, client: Arc<Client>) {
     let limits = &plan.settings.limits;
     let mut builder = Builder::new();
     builder.max_concurrent_streams(limits.h2_streams).max_send_buffer_size(SEND_BUFFER);
+    builder.initial_connection_window_size(RECEIVE_BUFFER);
     // Somewhat more than is allowed: the library answers what is over its limit by itself, uncounted and without an id.
     // Its own count adds 32 bytes for each field.
     let fields = u64::try_from(limits.header_fields).unwrap_or(u64::MAX).saturating_mul(64);
     let header_list = limits.header_bytes.0.saturating_mul(2).saturating_add(fields);
     builder.max_header_list_size(u32::try_from(header_list).unwrap_or(u32::MAX));
-    let mut batch = Batch::new(gate);
+    let batch = Batch::new(gate);
     // One preface and one settings frame are all a client has to send before its first request.
     let mut handshake = pin!(builder.handshake(batch.clone()));
     let established = poll_fn(|context| {
@@ -98,20 +107,38 @@ pub async fn serve(serving: &Serving, gate: Box<Gate>, client: Arc<Client>) {
         client,
         _token: serving.tracker.token(),
     });
-    run(&shared, &mut connection, &batch, limits.idle_timeout.get()).await;
-    let _ = timeout(GOODBYE, poll_fn(|context| Pin::new(&mut batch).poll_shutdown(context))).await;
+    run(&shared, &mut connection, &batch, limits).await;
+    // Nobody answers the streams that are left.
+    drop(connection);
+    // Kept apart, so that no connection holds its room before.
+    let _ = timeout(limits.write_timeout.get(), Box::pin(part(batch))).await;
 }
 
-async fn run(shared: &Arc<Shared>, connection: &mut Connection<Batch, Bytes>, batch: &Batch, idle: Duration) {
+/// Ends the connection, and reads on until the client has done so too. It opens windows as it takes what is still on its way;
+/// that it sends to a closed connection makes our system throw the rest away (as in RFC 9112, section 9.6).
+async fn part(mut batch: Batch) -> io::Result<()> {
+    timeout(GOODBYE, batch.shutdown()).await??;
+    let mut space = [0; 1024];
+    while timeout(GOODBYE, batch.read(&mut space)).await?? > 0 {}
+    Ok(())
+}
+
+async fn run(shared: &Arc<Shared>, connection: &mut Connection<Batch, Bytes>, batch: &Batch, limits: &Limits) {
     let mut shutdown = shared.shutdown.clone();
     let wait = pin!(shutdown.wait_for(|stop| *stop));
     let mut stop = Stop::new(&shared.shutdown, wait);
-    let mut stopping = false;
+    let idle = limits.idle_timeout.get();
+    // A client may open the next stream before the last one's task has ended, but not many of them.
+    let most = usize::try_from(limits.h2_streams).unwrap_or(usize::MAX).saturating_mul(2);
+    let mut leave = Leave::Not;
     let mut timer = Timer::default();
+    let mut quiet = Quiet::default();
     let mut outlet = Outlet { batch, patient: false };
+    let mut busy = false;
     loop {
+        let patience = if leave == Leave::Not { idle } else { GOODBYE };
         let event = poll_fn(|context| {
-            if !stopping && stop.poll(context).is_ready() {
+            if leave == Leave::Not && stop.poll(context).is_ready() {
                 return Poll::Ready(Event::Stop);
             }
             match connection.poll_accept(context) {
@@ -122,27 +149,82 @@ async fn run(shared: &Arc<Shared>, connection: &mut Connection<Batch, Bytes>, ba
             if outlet.poll(context).is_err() {
                 return Poll::Ready(Event::Over);
             }
-            timer.poll(context, idle, None).map(|()| Event::Idle)
+            if busy && leave == Leave::Not && shared.streams() == 0 {
+                // Idle from now on.
+                busy = false;
+                timer.restart();
+            }
+            timer.poll(context, patience, None).map(|()| Event::Waited)
         })
         .await;
         match event {
             Event::Stop => {
                 connection.graceful_shutdown();
-                stopping = true;
+                timer.restart();
+                leave = Leave::Said;
+            }
+            Event::Accepted(_, mut respond) if leave == Leave::Due || shared.streams() >= most => {
+                respond.send_reset(Reason::REFUSED_STREAM);
             }
             Event::Accepted(request, respond) => {
-                if !stopping && !shared.client.is_listed() {
-                    // A reload has removed the listener: what was begun is served, and nothing after it.
-                    connection.graceful_shutdown();
-                    stopping = true;
+                if leave == Leave::Not {
+                    timer.restart();
+                    if !shared.client.is_listed() {
+                        // A reload has removed the listener: what was begun is served, and nothing after it.
+                        connection.graceful_shutdown();
+                        leave = Leave::Said;
+                    }
                 }
-                timer.restart();
+                busy = true;
                 let shared = Arc::clone(shared);
                 tokio::spawn(async move { shared.serve(request, respond).await });
             }
-            Event::Idle if Arc::strong_count(shared) > 1 => {}
-            Event::Idle | Event::Over => return,
+            Event::Waited => {
+                if leave == Leave::Said {
+                    leave = Leave::Due;
+                }
+                let stalled = quiet.lasts(patience, batch.sent()) >= idle;
+                if shared.streams() > 0 {
+                    quiet = Quiet::default();
+                } else if connection.has_streams() {
+                    // The library has the rest of a response, which the client takes, or does not.
+                    if stalled {
+                        return;
+                    }
+                } else if leave == Leave::Not {
+                    // What the client has sent meanwhile is served; what it sends later belongs on another connection.
+                    connection.graceful_shutdown();
+                    leave = Leave::Said;
+                } else {
+                    return;
+                }
+            }
+            Event::Over => return,
         }
+    }
+}
+
+/// Whether the client was told to go to another connection. It should answer that, and open no more streams then.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leave {
+    Not,
+    Said,
+    /// It has had the time to: streams that it opens now are refused.
+    Due,
+}
+
+/// How long nothing was sent.
+#[derive(Default)]
+struct Quiet {
+    since: Duration,
+    sent: u64,
+}
+
+impl Quiet {
+    fn lasts(&mut self, more: Duration, sent: u64) -> Duration {
+        self.since = if sent == self.sent { self.since + more } else { Duration::ZERO };
+        self.sent = sent;
+        self.since
     }
 }
 
@@ -154,7 +236,7 @@ struct Outlet<'a> {
 }
 
 impl Outlet<'_> {
-    fn poll(&mut self, context: &mut Context<'_>) -> std::io::Result<()> {
+    fn poll(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         if self.batch.is_empty() {
             self.patient = false;
         } else if std::mem::replace(&mut self.patient, true) {
@@ -171,6 +253,11 @@ impl Outlet<'_> {
 }
 
 impl Shared {
+    /// How many streams are being served.
+    fn streams(self: &Arc<Self>) -> usize {
+        Arc::strong_count(self) - 1
+    }
+
     async fn serve(&self, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
         let (parts, receive) = request.into_parts();
         let (snapshot, plan) = self.client.current();
@@ -180,10 +267,14 @@ impl Shared {
             Err(refusal) => return self.refuse(&snapshot, &plan, &parts, &refusal, stream).await,
         };
         let mut judging = pin!(judge(&self.client, snapshot, Arc::clone(&plan), request, framing));
-        let judged = poll_fn(|context| match judging.as_mut().poll(context) {
-            Poll::Ready(judged) => Poll::Ready(Some(judged)),
-            // What a filter waits for, it waits for on behalf of nobody then. Letting go of the request logs that.
-            Poll::Pending => stream.poll_reset(context).map(|()| None),
+        let judged = poll_fn(|context| {
+            let judged = judging.as_mut().poll(context);
+            // What a filter waits for, it waits for on behalf of nobody once the stream is given up, and no backend is to be
+            // asked then. Letting go of the request logs that.
+            if stream.poll_reset(context).is_ready() {
+                return Poll::Ready(None);
+            }
+            judged.map(Some)
         });
         let Some(judged) = judged.await else { return };
         let asked = Asked {
