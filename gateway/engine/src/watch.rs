@@ -26,6 +26,7 @@ impl Watcher {
     pub(crate) fn start(gateway: Weak<Inner>, mut stopping: watch::Receiver<bool>) -> Option<Self> {
         gateway.upgrade()?;
         let (changed, mut changes) = mpsc::channel(1);
+        let again = changed.clone();
         let notifier = notify::recommended_watcher(move |_| {
             // One waiting notice is enough.
             let _ = changed.try_send(());
@@ -55,17 +56,22 @@ impl Watcher {
                 }
                 // Whether it succeeds or not, this content has been tried; the log and the metrics say how it went.
                 let tried = fingerprint(&watched(&inner));
-                let _ = inner.reload().await;
+                let failed = inner.reload().await.is_err();
                 drop(inner);
                 let Some(now) = follow(&gateway, notifier.as_mut(), &mut folders) else { return };
+                // A file that was missing may have come before its folder was watched: then it is not seen yet.
+                let missed = failed && now.keys().any(|path| !tried.contains_key(path));
                 // What was tried counts as seen, not what a file became in the meantime: that is the next round's.
                 seen = now
                     .into_iter()
                     .map(|(path, hash)| {
-                        let hash = tried.get(&path).copied().unwrap_or(hash);
+                        let hash = tried.get(&path).copied().unwrap_or(if missed { 0 } else { hash });
                         (path, hash)
                     })
                     .collect();
+                if missed {
+                    let _ = again.try_send(());
+                }
             }
         });
         Some(Self { task })

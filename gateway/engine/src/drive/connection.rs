@@ -6,6 +6,7 @@
 
 use super::gate::Gate;
 use super::judge::{Judged, judge};
+use super::lent::{Lent, Spares};
 use super::pingora::{Driver, Inbound};
 use super::stop::Stop;
 use super::timer::Timer;
@@ -24,10 +25,12 @@ use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora_proxy::HttpProxy;
 use portcullis_plugin::{Finding, RequestHead, Scheme, Version, reason};
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -55,20 +58,68 @@ enum More {
     Ended,
 }
 
+/// What serves an HTTP/1 connection: handed from one request to the next.
+struct Hand {
+    serving: Arc<Serving>,
+    gate: Box<Gate>,
+    client: Arc<Client>,
+    timer: Timer,
+}
+
+/// With how long the connection may be idle after it; `None`: it is over.
+type Served = Option<(Hand, Duration)>;
+
+thread_local! {
+    static REQUESTS: Spares<Served> = const { RefCell::new(Vec::new()) };
+}
+
+/// Serves one request, of which at least the first byte is there.
+async fn request(hand: Hand) -> Served {
+    let Hand { serving, mut gate, client, mut timer } = hand;
+    let scheme = if client.connection.tls.is_some() { Scheme::Https } else { Scheme::Http };
+    let Received { snapshot, plan, request, framing } = serving.read_head(&mut gate, &client, scheme).await?;
+    let judged = judge(&client, snapshot, Arc::clone(&plan), request, framing).await;
+    let asked = Asked {
+        driver: plan.driver,
+        upgrade: framing.upgrade,
+        looks_at_bodies: judged.run.looks_at_bodies(),
+        backend_http1: match &judged.next {
+            Next::Forward(pool) => Some(pool.speaks_http1()),
+            Next::Reply(_) => None,
+        },
+    };
+    let again = match which(asked) {
+        Which::Direct => {
+            plan.metrics.direct.inc();
+            direct::serve(&mut *gate, &mut timer, judged, &serving.shutdown).await
+        }
+        Which::Pingora => {
+            plan.metrics.pingora.inc();
+            let (back, again) = serving.through_pingora(gate, judged).await?;
+            gate = back;
+            again
+        }
+    };
+    if !again || !client.is_listed() {
+        pingora::protocols::Shutdown::shutdown(&mut *gate).await;
+        return None;
+    }
+    Some((Hand { serving, gate, client, timer }, plan.settings.limits.idle_timeout.get()))
+}
+
 impl Serving {
     /// Serves a connection to its end.
-    pub async fn serve(&self, stream: Stream, client: Arc<Client>, http2: bool) {
+    pub async fn serve(self: &Arc<Self>, stream: Stream, client: Arc<Client>, http2: bool) {
         let gate = Box::new(Gate::new(stream, http2));
         if gate.is_http2() {
-            http2::serve(self, gate, client).await;
+            // In a place of its own: the other kind of connection needs less.
+            Box::pin(http2::serve(self, gate, client)).await;
         } else {
             self.serve_http1(gate, client).await;
         }
     }
 
-    async fn serve_http1(&self, mut gate: Box<Gate>, client: Arc<Client>) {
-        let scheme = if client.connection.tls.is_some() { Scheme::Https } else { Scheme::Http };
-        let mut timer = Timer::default();
+    async fn serve_http1(self: &Arc<Self>, gate: Box<Gate>, client: Arc<Client>) {
         let mut shutdown = self.shutdown.clone();
         let wait = pin!(shutdown.wait_for(|stop| *stop));
         let mut stop = Stop::new(&self.shutdown, wait);
@@ -77,8 +128,10 @@ impl Serving {
             let (_, plan) = client.current();
             plan.settings.limits.header_timeout.max(plan.settings.limits.idle_timeout).get()
         };
+        let mut hand = Hand { serving: Arc::clone(self), gate, client, timer: Timer::default() };
         loop {
-            if gate.buffered().is_empty() {
+            if hand.gate.buffered().is_empty() {
+                let Hand { gate, timer, .. } = &mut hand;
                 gate.rest();
                 timer.restart();
                 let more = poll_fn(|context| {
@@ -94,40 +147,13 @@ impl Serving {
                     More::Came => {}
                     More::Stop => return,
                     More::Ended => {
-                        pingora::protocols::Shutdown::shutdown(&mut *gate).await;
+                        pingora::protocols::Shutdown::shutdown(&mut *hand.gate).await;
                         return;
                     }
                 }
             }
-            let Some(received) = self.read_head(&mut gate, &client, scheme).await else { return };
-            let Received { snapshot, plan, request, framing } = received;
-            let judged = judge(&client, snapshot, Arc::clone(&plan), request, framing).await;
-            let asked = Asked {
-                driver: plan.driver,
-                upgrade: framing.upgrade,
-                looks_at_bodies: judged.run.looks_at_bodies(),
-                backend_http1: match &judged.next {
-                    Next::Forward(pool) => Some(pool.speaks_http1()),
-                    Next::Reply(_) => None,
-                },
-            };
-            let again = match which(asked) {
-                Which::Direct => {
-                    plan.metrics.direct.inc();
-                    direct::serve(&mut *gate, &mut timer, judged, &self.shutdown).await
-                }
-                Which::Pingora => {
-                    plan.metrics.pingora.inc();
-                    let Some((back, again)) = self.through_pingora(gate, judged).await else { return };
-                    gate = back;
-                    again
-                }
-            };
-            patience = plan.settings.limits.idle_timeout.get();
-            if !again || !client.is_listed() {
-                pingora::protocols::Shutdown::shutdown(&mut *gate).await;
-                return;
-            }
+            let Some(served) = Lent::new(&REQUESTS, request(hand)).await else { return };
+            (hand, patience) = served;
         }
     }
 

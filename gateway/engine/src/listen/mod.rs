@@ -194,8 +194,10 @@ where
         let (observer, shutdown, serve) = (Arc::clone(&self.observer), self.shutdown.clone(), Arc::clone(&self.serve));
         self.tracker.spawn(async move {
             let listener = Arc::clone(&settings.name);
-            match establish::establish(tcp, peer, settings, permit, shutdown).await {
-                Ok(Some(accepted)) => serve(accepted).await,
+            // Each in a place of its own, or the connection would have the room of both for as long as it lasts.
+            let established = Box::pin(establish::establish(tcp, peer, settings, permit, shutdown)).await;
+            match established {
+                Ok(Some(accepted)) => Box::pin(serve(accepted)).await,
                 Ok(None) => {}
                 Err(refusal) => {
                     let reason = refusal.reason();
