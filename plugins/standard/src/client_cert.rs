@@ -335,8 +335,14 @@ impl ClientCert {
         for rule in &self.rules {
             let names = (rule.names)(facts);
             let ok = names.any(&rule.matches);
-            all &=
-                exchange.check(rule.key, mismatch, ok, || Finding::new(format!("one of {}", rule.expected), names.to_string()));
+            all &= exchange.check(rule.key, mismatch, ok, || {
+                let observed = match names {
+                    Names::Many([]) => format!("none in the certificate of {}", facts.subject),
+                    names => names.to_string(),
+                };
+                Finding::new(format!("one of {}", rule.expected), observed)
+                    .hint(format!("name the certificate in the route's `{}`, or issue one with such a name", rule.key))
+            });
         }
         let name = match self.subject {
             None => Some(subject(facts)),
