@@ -266,13 +266,15 @@ impl Filter for ClientCert {
                         format!("none in {header}"),
                         "the trusted proxy handed none on: the client must send one to it; the proxy's own certificate is not the client's",
                     ),
-                    CertificateOrigin::Handshake if exchange.connection().tls.is_none() => {
-                        (reason::CERT_MISSING, "none".to_owned(), "the listener has no TLS, and so no client certificates")
-                    }
+                    CertificateOrigin::Handshake if exchange.connection().tls.is_none() => (
+                        reason::CERT_MISSING,
+                        "none".to_owned(),
+                        "the listener has no TLS, so only a proxy could hand one on, if `trusted_proxies` has its address and the listener `client_cert`",
+                    ),
                     CertificateOrigin::Handshake => (
                         reason::CERT_MISSING,
                         "none".to_owned(),
-                        "send one in the handshake; the listener asks for one only if it has `client_auth`",
+                        "send one in the handshake; the listener asks for one only if it has `client_auth`; a header is believed from `trusted_proxies` alone",
                     ),
                 };
                 self.without_identity(exchange, reason, || Finding::new("a client certificate", observed).hint(hint))

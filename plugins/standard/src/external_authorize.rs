@@ -408,7 +408,7 @@ impl Rules {
         if let Some(failures) = self.service.log().failed() {
             let becomes = if open { "pass unasked (on_failure: allow)" } else { "are refused" };
             tracing::warn!(
-                service = self.name, decision_id = %exchange.decision_id(), failures, %failure,
+                service = self.name, decision_id = %exchange.decision_id(), failures, failure = failure.to_string(),
                 "an authorization service gives no answer; requests {becomes}"
             );
         }

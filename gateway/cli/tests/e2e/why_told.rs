@@ -13,6 +13,7 @@ use portcullis_testkit::{Alg, Answer, Provider, TokenSpec, Upstream};
 async fn whoever_reads_why_a_certificate_from_a_proxy_was_refused_knows_what_to_do() {
     for (listeners, header) in [(RFC9440, "Client-Cert"), (XFCC, "X-Forwarded-Client-Cert")] {
         let stage = start(listeners).await;
+        let asked_of_the_proxy = if header == "Client-Cert" { "between two colons" } else { "set_current_client_cert_details" };
         let sent = |identity: &Identity| {
             if header == "Client-Cert" { fields(identity) } else { vec![(header, element(identity))] }
         };
@@ -26,6 +27,7 @@ async fn whoever_reads_why_a_certificate_from_a_proxy_was_refused_knows_what_to_
         let cases: Vec<(&str, Vec<(&str, String)>, &str)> = vec![
             ("cert.forwarded.missing", Vec::new(), header),
             ("cert.forwarded.invalid", twice(), "2 lines of it"),
+            ("cert.forwarded.invalid", vec![(header, "By=x;Hash=y".to_owned())], asked_of_the_proxy),
             ("cert.forwarded.untrusted", sent(&foreign), "CN=Others"),
             ("cert.forwarded.untrusted", sent(&leaf().usage(Usage::Server).issue().unwrap()), "client"),
             ("cert.forwarded.expired", sent(&leaf().expired().issue().unwrap()), "expired"),
@@ -43,6 +45,11 @@ async fn whoever_reads_why_a_certificate_from_a_proxy_was_refused_knows_what_to_
             assert_clear(&text, reason);
             assert!(text.contains(part), "{part}\n{text}");
         }
+        // A proxy that was forgotten in `trusted_proxies` looks like a client without one.
+        let response = stage.send(&with(Call::get("/partners").from("127.0.0.3"), &sent(&good))).await;
+        let text = why(&stage, &response, "cert.missing").await;
+        assert_clear(&text, "cert.missing");
+        assert!(text.contains("trusted_proxies"), "{text}");
     }
 }
 
