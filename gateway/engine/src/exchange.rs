@@ -17,6 +17,7 @@ use bytes::Bytes;
 use portcullis_plugin::{
     CertificateStatus, Connection, Denial, Exchange, Finding, ReasonCode, Reply, RequestHead, ResponseHead, reason,
 };
+use smallvec::SmallVec;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -54,8 +55,9 @@ pub struct Run {
 #[derive(Default)]
 pub struct Upstream {
     pub pool: Option<Arc<Pool>>,
-    pub backend: Option<String>,
-    pub tried: Vec<BackendId>,
+    pub backend: Option<Arc<str>>,
+    /// Rarely more than two.
+    pub tried: SmallVec<[BackendId; 4]>,
     pub attempts: u32,
     /// From the choice of the backend to the head of its response.
     pub duration: Option<Duration>,
@@ -334,7 +336,7 @@ impl Run {
             Some(selected) => {
                 self.upstream.attempts += 1;
                 self.upstream.tried.push(selected.id());
-                self.upstream.backend = Some(selected.label().to_owned());
+                self.upstream.backend = Some(selected.shared_label());
                 self.upstream.trouble = None;
                 Ok(selected)
             }

@@ -56,33 +56,50 @@ impl TrustedProxies {
         let proto = if proto == Some("https") || (proto.is_none() && scheme == "https") { "https" } else { "http" };
         let host = request.headers().get("x-forwarded-host").filter(|_| trusted).map(<[u8]>::to_vec);
         request.headers_mut().driver_retain(|name, _| !is_forwarding(name, trusted));
-        let authority = request.authority().to_owned();
-        let headers = request.headers_mut();
-        let mut chain = chain;
-        push_address(&mut chain, source);
+        let (authority, headers) = request.driver_authority_and_headers();
+        let mut space = [0; LONGEST_ADDRESS];
+        let address = address_text(source, &mut space);
         // These fit: the values are addresses and words of our own, or were header values before. A head that is full
         // to its last field loses information about the way, never about identity.
         // Whatever had one of these names is gone.
-        let _ = headers.driver_append("x-forwarded-for", &chain);
-        let _ = headers.driver_append("x-forwarded-proto", proto.as_bytes());
-        let _ = headers.driver_append("x-forwarded-host", &host.unwrap_or_else(|| authority.into_bytes()));
-        let _ = headers.driver_append("x-decision-id", id.as_str().as_bytes());
+        let _ = if chain.is_empty() {
+            headers.driver_add("x-forwarded-for", address)
+        } else {
+            headers.driver_append("x-forwarded-for", &[&chain, address].concat())
+        };
+        let _ = headers.driver_add("x-forwarded-proto", proto.as_bytes());
+        let _ = match host {
+            Some(host) => headers.driver_append("x-forwarded-host", &host),
+            None => headers.driver_add("x-forwarded-host", authority.as_bytes()),
+        };
+        let _ = headers.driver_add("x-decision-id", id.as_str().as_bytes());
     }
 }
 
+/// An IPv6 address with an IPv4 one in its end.
+const LONGEST_ADDRESS: usize = 46;
+
 /// The address as text. For IPv4 a sixth of what the formatter takes, on every request.
-fn push_address(out: &mut Vec<u8>, address: IpAddr) {
+fn address_text(address: IpAddr, space: &mut [u8; LONGEST_ADDRESS]) -> &[u8] {
+    let mut len = 0;
+    let mut put = |bytes: &[u8]| {
+        if let Some(place) = space.get_mut(len..len + bytes.len()) {
+            place.copy_from_slice(bytes);
+            len += bytes.len();
+        }
+    };
     match address {
         IpAddr::V4(address) => {
             for (at, octet) in address.octets().into_iter().enumerate() {
                 if at > 0 {
-                    out.push(b'.');
+                    put(b".");
                 }
-                out.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+                put(itoa::Buffer::new().format(octet).as_bytes());
             }
         }
-        IpAddr::V6(address) => out.extend_from_slice(address.to_string().as_bytes()),
+        IpAddr::V6(address) => put(address.to_string().as_bytes()),
     }
+    space.get(..len).unwrap_or_default()
 }
 
 /// `a.b.c.d`, `a.b.c.d:port`, `::1` or `[::1]:port`, as proxies write them.

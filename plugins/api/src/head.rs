@@ -1,6 +1,7 @@
 //! Request and response heads, after normalisation.
 
 use crate::headers::{Headers, is_name};
+use crate::recycle::give_text;
 use std::fmt;
 
 /// A request method. Methods are case-sensitive (RFC 9110, section 9.1).
@@ -117,6 +118,13 @@ pub struct RequestHead {
     headers: Headers,
 }
 
+impl Drop for RequestHead {
+    fn drop(&mut self) {
+        give_text(std::mem::take(&mut self.authority));
+        give_text(std::mem::take(&mut self.target));
+    }
+}
+
 impl RequestHead {
     /// For the normaliser, which has checked all parts; anyone else goes through it. `authority` may be empty only on
     /// HTTP/1.0.
@@ -200,6 +208,11 @@ impl RequestHead {
 
     pub fn headers(&self) -> &Headers {
         &self.headers
+    }
+
+    /// For the code that says where a request came from.
+    pub fn driver_authority_and_headers(&mut self) -> (&str, &mut Headers) {
+        (&self.authority, &mut self.headers)
     }
 
     pub fn headers_mut(&mut self) -> &mut Headers {

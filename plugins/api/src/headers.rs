@@ -3,6 +3,7 @@
 //! Order, case and bytes are kept as received. New values are appended to the same buffer; a removed field stays as a
 //! tombstone, so that no operation moves bytes. Names compare without regard to ASCII case.
 
+use crate::recycle::{BYTES, Spares};
 use std::fmt;
 use std::ops::Range;
 
@@ -38,6 +39,10 @@ struct Field {
     dead: bool,
 }
 
+thread_local! {
+    static FIELDS: Spares<Field> = const { Spares::new() };
+}
+
 /// The header fields of one message.
 #[derive(Clone)]
 pub struct Headers {
@@ -45,6 +50,15 @@ pub struct Headers {
     fields: Vec<Field>,
     live: usize,
     max_fields: usize,
+}
+
+impl Drop for Headers {
+    fn drop(&mut self) {
+        let (buffer, fields) = (std::mem::take(&mut self.buffer), std::mem::take(&mut self.fields));
+        // A thread that ends keeps nothing.
+        let _ = BYTES.try_with(|spares| spares.give(buffer));
+        let _ = FIELDS.try_with(|spares| spares.give(fields));
+    }
 }
 
 impl Default for Headers {
@@ -90,9 +104,24 @@ pub fn is_name(name: &[u8]) -> bool {
     !name.is_empty() && name.len() <= usize::from(u16::MAX) && name.iter().all(|b| TOKEN[usize::from(*b)])
 }
 
-/// Whether `value` could be a field's value. To its end in any case: so many bytes are looked at in one step.
+/// How many of the first bytes could be a name's.
+pub fn name_len(line: &[u8]) -> usize {
+    line.iter().take_while(|b| TOKEN[usize::from(**b)]).count()
+}
+
+/// Whether `value` could be a field's value. Eight bytes are looked at in one step.
 pub fn is_value(value: &[u8]) -> bool {
-    value.iter().fold(true, |good, b| good & is_value_byte(*b))
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    const HIGH: u64 = u64::from_le_bytes([0x80; 8]);
+    // Whether one of them is below the blank, or is DEL. A tab is, and is looked at again.
+    let suspicious = |word: u64| {
+        let low = word.wrapping_sub(ONES * 0x20) & !word;
+        let delete = word ^ (ONES * 0x7F);
+        (low | (delete.wrapping_sub(ONES) & !delete)) & HIGH != 0
+    };
+    let (words, rest) = value.as_chunks::<8>();
+    words.iter().all(|word| !suspicious(u64::from_le_bytes(*word)) || word.iter().all(|b| is_value_byte(*b)))
+        && rest.iter().all(|b| is_value_byte(*b))
 }
 
 fn is_framing(name: &str) -> bool {
@@ -229,7 +258,6 @@ impl Headers {
         self.push(at..at + name.len(), at + name.len()..at + name.len() + value.len())
     }
 
-    /// Both are within the buffer, and were checked.
     fn push(&mut self, name: Range<usize>, value: Range<usize>) -> Result<(), HeaderError> {
         if self.live >= self.max_fields {
             return Err(HeaderError::TooMany);
@@ -250,9 +278,12 @@ impl Headers {
 
 /// For the code that reads messages from and writes them to a connection. A filter has no use for these.
 impl Headers {
-    /// Takes over the bytes of a head, to be indexed by [`driver_index`](Self::driver_index).
-    pub fn driver_new(buffer: Vec<u8>, max_fields: usize) -> Self {
-        Self { buffer, fields: Vec::with_capacity(24), live: 0, max_fields }
+    /// Copies the bytes of a head, to be indexed by [`driver_index`](Self::driver_index), with room for `more` of fields that
+    /// are added.
+    pub fn driver_new(section: &[u8], more: usize, max_fields: usize) -> Self {
+        let mut buffer = BYTES.with(|spares| spares.take(section.len() + more));
+        buffer.extend_from_slice(section);
+        Self { buffer, fields: FIELDS.with(|spares| spares.take(24)), live: 0, max_fields }
     }
 
     /// Names a field within the buffer. The caller has checked the name's and the value's bytes.
@@ -265,6 +296,29 @@ impl Headers {
             return Err(HeaderError::Value);
         }
         self.push(name, value)
+    }
+
+    /// Names a field within the buffer of which the caller knows by [`name_len`] and [`is_value`] that it is one.
+    ///
+    /// # Errors
+    /// If there are too many fields, or the ranges are not within the buffer.
+    pub fn driver_index_checked(&mut self, name: Range<usize>, value: Range<usize>) -> Result<(), HeaderError> {
+        if name.is_empty() || name.end > self.buffer.len() || name.len() > usize::from(u16::MAX) {
+            return Err(HeaderError::Name);
+        }
+        if value.end > self.buffer.len() || value.start > value.end {
+            return Err(HeaderError::Value);
+        }
+        self.push(name, value)
+    }
+
+    /// Adds a field whose name and value are the gateway's own, or were checked.
+    ///
+    /// # Errors
+    /// If there are too many fields.
+    pub fn driver_add(&mut self, name: &'static str, value: &[u8]) -> Result<(), HeaderError> {
+        debug_assert!(checked_bytes(name, value) == Ok(value));
+        self.add(name, value)
     }
 
     /// Adds any field, framing or not, after checking its bytes.
@@ -292,13 +346,13 @@ impl Headers {
     }
 
     /// Gives the buffer away, and where in it each field has its name and its value.
-    pub fn driver_into_parts(self) -> (Vec<u8>, Vec<(Range<usize>, Range<usize>)>) {
+    pub fn driver_into_parts(mut self) -> (Vec<u8>, Vec<(Range<usize>, Range<usize>)>) {
         let span = |start: u32, len: usize| start as usize..start as usize + len;
         let live = self.fields.iter().filter(|field| !field.dead);
         let places =
             live.map(|field| (span(field.name, usize::from(field.name_len)), span(field.value, field.value_len as usize)));
         let places = places.collect();
-        (self.buffer, places)
+        (std::mem::take(&mut self.buffer), places)
     }
 
     /// As [`iter`](Self::iter), without looking at each name once more to know that it is text.
@@ -340,6 +394,21 @@ impl fmt::Debug for Headers {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_value_is_one_byte_for_byte() {
+        for len in [1, 7, 8, 9, 16, 21] {
+            for at in 0..len {
+                for byte in 0..=255 {
+                    let mut value = vec![b'x'; len];
+                    value[at] = byte;
+                    assert_eq!(is_value(&value), is_value_byte(byte), "{byte} at {at} of {len}");
+                    value[0] = b'\t';
+                    assert_eq!(is_value(&value), at == 0 || is_value_byte(byte), "{byte} at {at} of {len}, behind a tab");
+                }
+            }
+        }
+    }
 
     fn sample() -> Headers {
         let mut headers = Headers::new();

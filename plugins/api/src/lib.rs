@@ -29,6 +29,7 @@ pub mod headers;
 pub mod id;
 pub mod principal;
 pub mod reason;
+mod recycle;
 pub mod units;
 pub mod verdict;
 
@@ -44,6 +45,7 @@ pub use headers::{HeaderError, Headers};
 pub use id::DecisionId;
 pub use principal::Principal;
 pub use reason::ReasonCode;
+pub use recycle::driver_text;
 pub use verdict::{Denial, FilterError, Reply, Resume, Verdict};
 
 /// The metrics library whose handles [`Env`] gives out, re-exported so that a filter uses the same version.

@@ -34,9 +34,17 @@ const LINGER_BYTES: usize = 1 << 20;
 /// Bytes that are read at once where most reads bring few, or none.
 const SCRATCH: usize = 8 << 10;
 
+/// Larger than most heads.
+const COMMON_HEAD: usize = 1 << 10;
+
+/// Buffers that a thread keeps.
+const SPARE: usize = 64;
+
 thread_local! {
     /// Where they are read to: a connection that waits holds no buffer.
     static SPACE: RefCell<Vec<u8>> = RefCell::new(vec![0; SCRATCH]);
+    /// Buffers of connections that wait now.
+    static SPARES: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The end of a chunked body (RFC 9112, section 7.1).
@@ -88,8 +96,13 @@ impl Gate {
 
     /// Lets go of the buffer, while nothing is in it.
     pub fn rest(&mut self) {
-        if self.buffer.is_empty() {
-            self.buffer = BytesMut::new();
+        if self.buffer.is_empty() && self.buffer.capacity() > 0 {
+            let buffer = std::mem::take(&mut self.buffer);
+            SPARES.with_borrow_mut(|spares| {
+                if spares.len() < SPARE && buffer.capacity() <= SCRATCH {
+                    spares.push(buffer);
+                }
+            });
         }
     }
 
@@ -110,6 +123,11 @@ impl Gate {
         SPACE.with_borrow_mut(|space| {
             let mut read = ReadBuf::new(space.as_mut_slice());
             ready!(Pin::new(&mut self.inner).poll_read(context, &mut read))?;
+            if self.buffer.capacity() == 0 && !read.filled().is_empty() {
+                self.buffer = SPARES.with_borrow_mut(Vec::pop).unwrap_or_default();
+                // More than a head that comes at once takes, so that what is left of the buffer shows that there is one.
+                self.buffer.reserve(COMMON_HEAD.max(read.filled().len() + 1));
+            }
             self.buffer.extend_from_slice(read.filled());
             Poll::Ready(Ok(read.filled().len()))
         })

@@ -2,7 +2,7 @@
 
 use super::convert;
 use super::http2::take_judged;
-use super::judge::Judged;
+use super::judge::{Boxed, Judged};
 use crate::access_log::FinalVerdict;
 use crate::exchange::{Next, Run};
 use crate::normalise::{self, Refusal};
@@ -40,7 +40,7 @@ pub struct Inbound {
 #[derive(Default)]
 pub struct Context {
     inbound: Option<Box<Inbound>>,
-    run: Option<Box<Run>>,
+    run: Option<Boxed>,
     pool: Option<Arc<Pool>>,
     selected: Option<Selected>,
     /// The backend that closed a kept connection: it is asked again, on one of its own.

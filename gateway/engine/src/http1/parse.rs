@@ -11,8 +11,8 @@
 use super::{FIELD_ROOM, HeadLimits};
 use crate::normalise::{LONGEST_TARGET, Refusal, shown};
 use memchr::memchr;
-use portcullis_plugin::headers::{is_token_byte, is_value_byte};
-use portcullis_plugin::{HeaderError, Headers, Method, Version};
+use portcullis_plugin::headers::{is_token_byte, is_value, name_len};
+use portcullis_plugin::{Headers, Method, Version, driver_text};
 use std::ops::Range;
 
 /// Room behind the fields as received, so that filters add some without moving them.
@@ -165,9 +165,7 @@ fn request_line(line: &[u8], start: usize, end: usize) -> Result<RequestLine, Re
 fn assemble(request: RequestLine, buffer: &[u8], end: usize, limits: &HeadLimits) -> Result<RawHead, Refusal> {
     let RequestLine { method, target, version, end: start } = request;
     let section = buffer.get(start..end).unwrap_or_default();
-    let mut owned = Vec::with_capacity(section.len() + BYTES_FOR_NEW_FIELDS);
-    owned.extend_from_slice(section);
-    let mut headers = Headers::driver_new(owned, limits.fields.saturating_add(FIELD_ROOM));
+    let mut headers = Headers::driver_new(section, BYTES_FOR_NEW_FIELDS, limits.fields.saturating_add(FIELD_ROOM));
     let mut at = 0;
     while let Some(offset) = memchr(b'\n', section.get(at..).unwrap_or_default()) {
         // Each line ends with CR LF: `advance` has looked.
@@ -175,14 +173,14 @@ fn assemble(request: RequestLine, buffer: &[u8], end: usize, limits: &HeadLimits
         field_line(line, at, &mut headers, limits)?;
         at += offset + 1;
     }
-    let target = buffer.get(target).and_then(|target| std::str::from_utf8(target).ok()).unwrap_or_default().to_owned();
+    let target = buffer.get(target).and_then(|target| std::str::from_utf8(target).ok()).unwrap_or_default();
+    let target = driver_text(target);
     Ok(RawHead { method, target, version, headers })
 }
 
 /// Control characters in a field, as soon as its line is there: a bare CR could pass for its end.
 fn check_bytes(line: &[u8]) -> Result<(), Refusal> {
-    // No early exit: the loop then takes many bytes at once.
-    if line.iter().fold(false, |bad, b| bad | !is_value_byte(*b)) {
+    if !is_value(line) {
         // A line without a colon may be the rest of a secret, so it is not shown.
         let name = memchr(b':', line).and_then(|colon| line.get(..colon)).unwrap_or_default();
         return Err(Refusal::ambiguous("a field without control characters", format!("field {}", shown(name))));
@@ -190,24 +188,34 @@ fn check_bytes(line: &[u8]) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// RFC 9112, section 5. Its bytes are checked already, and its name is checked where it is indexed.
+/// RFC 9112, section 5. Its bytes are checked already.
 fn field_line(line: &[u8], at: usize, headers: &mut Headers, limits: &HeadLimits) -> Result<(), Refusal> {
-    if matches!(line.first(), Some(b' ' | b'\t')) {
-        return Err(Refusal::ambiguous("a field on one line", "a folded line"));
+    let colon = name_len(line);
+    if line.get(colon) != Some(&b':') || colon == 0 {
+        return Err(no_field(line));
     }
-    let Some(colon) = memchr(b':', line) else {
-        // Not shown: the line may be what is left of a secret.
-        return Err(Refusal::ambiguous("a colon in each field", "a line without one"));
-    };
-    let (name, value) = (&line[..colon], &line[colon + 1..]);
+    let value = &line[colon + 1..];
     let blank = |b: &&u8| matches!(b, b' ' | b'\t');
     let leading = value.iter().take_while(blank).count();
     let trailing = value.iter().skip(leading).rev().take_while(blank).count();
     let value_at = at + colon + 1;
-    headers.driver_index(at..at + colon, value_at + leading..value_at + value.len() - trailing).map_err(|error| match error {
-        HeaderError::TooMany => limits.exceeded(),
-        _ => Refusal::ambiguous("a field name that is a token, right before its colon", format!("field name {}", shown(name))),
-    })
+    headers
+        .driver_index_checked(at..at + colon, value_at + leading..value_at + value.len() - trailing)
+        .map_err(|_| limits.exceeded())
+}
+
+/// What is wrong with a line that does not begin with a name and a colon.
+fn no_field(line: &[u8]) -> Refusal {
+    if matches!(line.first(), Some(b' ' | b'\t')) {
+        return Refusal::ambiguous("a field on one line", "a folded line");
+    }
+    match memchr(b':', line).and_then(|colon| line.get(..colon)) {
+        // Not shown: the line may be what is left of a secret.
+        None => Refusal::ambiguous("a colon in each field", "a line without one"),
+        Some(name) => {
+            Refusal::ambiguous("a field name that is a token, right before its colon", format!("field name {}", shown(name)))
+        }
+    }
 }
 
 #[cfg(test)]

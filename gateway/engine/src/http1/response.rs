@@ -3,15 +3,20 @@
 //! Bare CR or LF, folded lines, blanks before a colon, control characters and versions other than 1.0 and 1.1 are refused, as
 //! in requests.
 
-use crate::normalise::{self, Refusal, ResponseFraming, shown};
-use memchr::memchr;
-use portcullis_plugin::headers::is_value_byte;
-use portcullis_plugin::{HeaderError, Headers, ResponseHead};
+use crate::normalise::{Refusal, ResponseFraming, ResponseSurvey, shown};
+use memchr::{memchr, memmem};
+use portcullis_plugin::headers::{is_value_byte, name_len};
+use portcullis_plugin::{Headers, ResponseHead};
+use std::sync::LazyLock;
 
 /// From the first byte of the status line to the last of the empty line.
 const MAX_BYTES: usize = 128 << 10;
 /// A backend may send more fields than a client may; the limit is only against memory.
 const MAX_FIELDS: usize = 1000;
+
+/// The last two line ends of a head.
+const EMPTY_LINE: &[u8] = b"\r\n\r\n";
+static END: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new(EMPTY_LINE));
 
 /// A response head in its one reading.
 #[derive(Debug, Clone)]
@@ -45,12 +50,16 @@ impl ResponseParser {
         {
             return Err(Refusal::upstream("HTTP/1.0 or HTTP/1.1", "something else"));
         }
+        if self.searched == 0
+            && let Some(end) = END.find(buffer.get(..MAX_BYTES).unwrap_or(buffer))
+        {
+            // There at once, as nearly all are. Each line's own end is looked at in its place.
+            return assemble(buffer.get(..end + EMPTY_LINE.len()).unwrap_or_default()).map(Some);
+        }
         while let Some(offset) = memchr(b'\n', buffer.get(self.searched..).unwrap_or_default()) {
             let end = self.searched + offset;
             let line = buffer.get(self.line..end).unwrap_or_default();
-            let Some(line) = line.strip_suffix(b"\r") else {
-                return Err(Refusal::upstream("lines that end with CR LF", "a bare LF"));
-            };
+            let line = whole_line(line)?;
             self.line = end + 1;
             self.searched = self.line;
             if self.line > MAX_BYTES {
@@ -67,33 +76,34 @@ impl ResponseParser {
     }
 }
 
+/// The line before its line end, of which `line` has the CR.
+fn whole_line(line: &[u8]) -> Result<&[u8], Refusal> {
+    line.strip_suffix(b"\r").ok_or_else(|| Refusal::upstream("lines that end with CR LF", "a bare LF"))
+}
+
 fn too_large() -> Refusal {
     Refusal::upstream(format!("a head of at most {MAX_BYTES} bytes and {MAX_FIELDS} fields"), "a larger one")
 }
 
-/// Each line of `head` ends with CR LF, and the last one is empty.
+/// The last line of `head` is empty.
 fn assemble(head: &[u8]) -> Result<Response, Refusal> {
     let start = memchr(b'\n', head).map_or(head.len(), |at| at + 1);
-    let (status, http10) = status_line(head.get(..start.saturating_sub(2)).unwrap_or_default())?;
+    let (status, http10) = status_line(whole_line(head.get(..start.saturating_sub(1)).unwrap_or_default())?)?;
     let section = head.get(start..head.len().saturating_sub(2)).unwrap_or_default();
     // Room for the decision id and a few fields of filters.
-    let mut owned = Vec::with_capacity(section.len() + 256);
-    owned.extend_from_slice(section);
-    let mut headers = Headers::driver_new(owned, MAX_FIELDS);
+    let mut headers = Headers::driver_new(section, 256, MAX_FIELDS);
+    let mut survey = ResponseSurvey::default();
     let mut at = 0;
     while let Some(offset) = memchr(b'\n', section.get(at..).unwrap_or_default()) {
-        field_line(section.get(at..(at + offset).saturating_sub(1)).unwrap_or_default(), at, &mut headers)?;
+        let line = whole_line(section.get(at..at + offset).unwrap_or_default())?;
+        field_line(line, at, &mut headers, &mut survey)?;
         at += offset + 1;
     }
-    let framing = normalise::response_of_checked_names(status, &headers)?;
+    let framing = survey.framing(status)?;
     if http10 && framing.chunked {
         return Err(Refusal::upstream("Transfer-Encoding in HTTP/1.1 only", "HTTP/1.0"));
     }
-    let says = |option: &[u8]| {
-        let mut options = headers.get_all("connection").flat_map(|value| value.split(|b| *b == b','));
-        options.any(|name| name.trim_ascii().eq_ignore_ascii_case(option))
-    };
-    let keep_alive = if http10 { says(b"keep-alive") && !says(b"close") } else { !says(b"close") };
+    let keep_alive = !survey.close && (!http10 || survey.keep_alive);
     Ok(Response { head: ResponseHead::new(status, headers), framing, keep_alive, len: head.len() })
 }
 
@@ -116,23 +126,30 @@ fn status_line(line: &[u8]) -> Result<(u16, bool), Refusal> {
     Ok((digit(a) * 100 + digit(b) * 10 + digit(c), http10))
 }
 
-/// RFC 9112, section 5. The value's bytes are checked by the normaliser.
-fn field_line(line: &[u8], at: usize, headers: &mut Headers) -> Result<(), Refusal> {
-    if matches!(line.first(), Some(b' ' | b'\t')) {
-        return Err(Refusal::upstream("a field on one line", "a folded line"));
+/// RFC 9112, section 5.
+fn field_line(line: &[u8], at: usize, headers: &mut Headers, survey: &mut ResponseSurvey) -> Result<(), Refusal> {
+    let colon = name_len(line);
+    if line.get(colon) != Some(&b':') || colon == 0 {
+        return Err(no_field(line));
     }
-    let Some(colon) = memchr(b':', line) else {
-        return Err(Refusal::upstream("a colon in each field", "a line without one"));
-    };
-    let value = &line[colon + 1..];
+    let (name, value) = (&line[..colon], &line[colon + 1..]);
     let blank = |b: &&u8| matches!(b, b' ' | b'\t');
     let leading = value.iter().take_while(blank).count();
     let trailing = value.iter().skip(leading).rev().take_while(blank).count();
+    survey.take(name, value)?;
     let value_at = at + colon + 1;
-    headers.driver_index(at..at + colon, value_at + leading..value_at + value.len() - trailing).map_err(|error| match error {
-        HeaderError::TooMany => too_large(),
-        _ => Refusal::upstream("a field name that is a token, right before its colon", shown(&line[..colon])),
-    })
+    headers.driver_index_checked(at..at + colon, value_at + leading..value_at + value.len() - trailing).map_err(|_| too_large())
+}
+
+/// What is wrong with a line that does not begin with a name and a colon.
+fn no_field(line: &[u8]) -> Refusal {
+    if matches!(line.first(), Some(b' ' | b'\t')) {
+        return Refusal::upstream("a field on one line", "a folded line");
+    }
+    match memchr(b':', line) {
+        None => Refusal::upstream("a colon in each field", "a line without one"),
+        Some(colon) => Refusal::upstream("a field name that is a token, right before its colon", shown(&line[..colon])),
+    }
 }
 
 #[cfg(test)]

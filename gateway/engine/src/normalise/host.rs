@@ -5,7 +5,7 @@
 //! `example.com.` is the same DNS name as `example.com`, so it meets the same routes and rules.
 
 use super::refusal::{Refusal, shown};
-use portcullis_plugin::Version;
+use portcullis_plugin::{Version, driver_text};
 use std::net::Ipv6Addr;
 
 /// The longest name that DNS knows, in text (RFC 1035, section 3.1).
@@ -21,6 +21,9 @@ pub(crate) fn normalise(raw: &[u8]) -> Result<String, Refusal> {
 
 fn spell(raw: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(raw).ok()?;
+    if is_spelling(raw) {
+        return Some(driver_text(text));
+    }
     if let Some(rest) = text.strip_prefix('[') {
         let (address, rest) = rest.split_once(']')?;
         let address: Ipv6Addr = address.parse().ok()?;
@@ -46,6 +49,26 @@ fn spell(raw: &[u8]) -> Option<String> {
         spelling.push_str(itoa::Buffer::new().format(port));
     }
     Some(spelling)
+}
+
+/// Whether a name, with a port or without, is in its one spelling already, as nearly all are. What is in doubt is not.
+fn is_spelling(raw: &[u8]) -> bool {
+    let mut label = 0;
+    for (at, b) in raw.iter().enumerate() {
+        match b {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' if label < LONGEST_LABEL => label += 1,
+            b'.' if label > 0 => label = 0,
+            // What begins with a 6 may be too large: that is looked at below.
+            b':' => {
+                let port = raw.get(at + 1..).unwrap_or_default();
+                let digits = matches!(port.len(), 1..=4) && port.iter().all(u8::is_ascii_digit) && port.first() != Some(&b'0');
+                let five = port.len() == 5 && matches!(port.first(), Some(b'1'..=b'5')) && port.iter().all(u8::is_ascii_digit);
+                return label > 0 && at <= LONGEST_NAME && (digits || five);
+            }
+            _ => return false,
+        }
+    }
+    label > 0 && raw.len() <= LONGEST_NAME
 }
 
 fn is_label(label: &str) -> bool {
@@ -88,6 +111,9 @@ mod tests {
             ("api.example.com.:8080", "api.example.com:8080"),
             ("a_b-c", "a_b-c"),
             ("10.0.0.1:80", "10.0.0.1:80"),
+            ("a.b:59999", "a.b:59999"),
+            ("a.b:65535", "a.b:65535"),
+            ("a.b.:5", "a.b:5"),
             ("[::1]", "[::1]"),
             ("[0:0:0:0:0:0:0:1]:443", "[::1]:443"),
             ("[2001:DB8::A]", "[2001:db8::a]"),

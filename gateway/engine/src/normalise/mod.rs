@@ -21,7 +21,7 @@ mod target;
 pub use framing::{BodyLength, Framing};
 pub use refusal::Refusal;
 pub(crate) use refusal::shown;
-pub use response::{ResponseFraming, response, response_of_checked_names};
+pub use response::{ResponseFraming, ResponseSurvey, response};
 
 pub(crate) use fields::is_of_this_hop;
 pub(crate) use target::LONGEST as LONGEST_TARGET;
@@ -30,7 +30,7 @@ use crate::config::raw;
 use crate::http1::{FIELD_ROOM, HeadLimits, RawHead};
 use portcullis_plugin::headers::is_name;
 use portcullis_plugin::reason::GATEWAY_FAULT;
-use portcullis_plugin::{Finding, HeaderError, Headers, Method, RequestHead, Scheme, Version};
+use portcullis_plugin::{Finding, HeaderError, Headers, Method, RequestHead, Scheme, Version, driver_text};
 
 /// What a listener does with the spellings of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -98,7 +98,7 @@ pub fn http2<'a>(
     }
     let mut headers = collect(headers, path.len() + authority.map_or(0, str::len), limits)?;
     let survey = fields::survey(&headers, Version::Http2)?;
-    let target = target::origin(&method, path.to_owned(), policy)?;
+    let target = target::origin(&method, driver_text(path), policy)?;
     let framing = framing::decide(&method, Version::Http2, &survey, &headers)?;
     clean(&survey, &mut headers, framing)?;
     let authority = authority.map(|authority| host::normalise(authority.as_bytes())).transpose()?;
@@ -140,7 +140,7 @@ fn collect<'a>(
     mut bytes: usize,
     limits: &HeadLimits,
 ) -> Result<Headers, Refusal> {
-    let mut headers = Headers::with_limit(limits.fields.saturating_add(FIELD_ROOM));
+    let mut headers = Headers::driver_new(&[], 1024, limits.fields.saturating_add(FIELD_ROOM));
     for (name, value) in fields {
         bytes = bytes.saturating_add(name.len() + value.len());
         if headers.len() >= limits.fields || bytes > limits.bytes {

@@ -4,7 +4,6 @@
 
 use super::fields::content_length;
 use super::refusal::{Refusal, shown};
-use portcullis_plugin::Headers;
 use portcullis_plugin::headers::{is_name, is_value};
 
 /// What a response head says of where its body ends. At most one of the two.
@@ -19,61 +18,87 @@ pub struct ResponseFraming {
 /// # Errors
 /// `upstream.invalid`, with the offending part in the finding.
 pub fn response<'a>(status: u16, headers: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<ResponseFraming, Refusal> {
-    judge(status, headers.into_iter().map(|(name, value)| (name.as_bytes(), value)), is_name)
-}
-
-/// As [`response`], of fields whose names have been checked.
-///
-/// # Errors
-/// As [`response`].
-pub fn response_of_checked_names(status: u16, headers: &Headers) -> Result<ResponseFraming, Refusal> {
-    judge(status, headers.driver_iter(), |_| true)
-}
-
-fn judge<'a>(
-    status: u16,
-    headers: impl Iterator<Item = (&'a [u8], &'a [u8])>,
-    is_name: impl Fn(&[u8]) -> bool,
-) -> Result<ResponseFraming, Refusal> {
-    if !(100..=599).contains(&status) {
-        return Err(Refusal::upstream("a status from 100 to 599", status.to_string()));
-    }
-    let mut length = None;
-    let mut chunked = false;
+    let mut survey = ResponseSurvey::default();
     for (name, value) in headers {
-        if !is_name(name) {
-            return Err(Refusal::upstream("a field name that is a token", shown(name)));
+        if !is_name(name.as_bytes()) {
+            return Err(Refusal::upstream("a field name that is a token", shown(name.as_bytes())));
         }
+        survey.take(name.as_bytes(), value)?;
+    }
+    survey.framing(status)
+}
+
+/// What the fields say about the message itself, one after the other.
+#[derive(Debug, Default)]
+pub struct ResponseSurvey {
+    framing: ResponseFraming,
+    /// What `Connection` says.
+    pub close: bool,
+    pub keep_alive: bool,
+}
+
+impl ResponseSurvey {
+    /// Takes a field whose name is a token.
+    ///
+    /// # Errors
+    /// If its value is none, or it contradicts another.
+    pub fn take(&mut self, name: &[u8], value: &[u8]) -> Result<(), Refusal> {
         if !is_value(value) {
             return Err(Refusal::upstream("a field value without control characters", shown(name)));
         }
-        if name.eq_ignore_ascii_case(b"content-length") {
-            if length.is_some() {
-                return Err(Refusal::upstream("Content-Length once", "more than once"));
+        // By its length first: nearly every field has another.
+        match name.len() {
+            14 if name.eq_ignore_ascii_case(b"content-length") => self.content_length(value),
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => self.transfer_encoding(value),
+            10 if name.eq_ignore_ascii_case(b"connection") => {
+                for option in value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+                    self.close |= option.eq_ignore_ascii_case(b"close");
+                    self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                }
+                Ok(())
             }
-            let value = content_length(value.trim_ascii())
-                .map_err(|refusal| Refusal::upstream(refusal.finding.expected, refusal.finding.observed))?;
-            length = Some(value);
-        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
-            if chunked || !value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
-                return Err(Refusal::upstream(
-                    "`Transfer-Encoding: chunked` once",
-                    format!("Transfer-Encoding {}", shown(value)),
-                ));
-            }
-            chunked = true;
+            _ => Ok(()),
         }
     }
-    if chunked && length.is_some() {
-        return Err(Refusal::upstream("Transfer-Encoding or Content-Length", "both"));
+
+    fn content_length(&mut self, value: &[u8]) -> Result<(), Refusal> {
+        if self.framing.length.is_some() {
+            return Err(Refusal::upstream("Content-Length once", "more than once"));
+        }
+        let value = content_length(value.trim_ascii())
+            .map_err(|refusal| Refusal::upstream(refusal.finding.expected, refusal.finding.observed))?;
+        self.framing.length = Some(value);
+        Ok(())
     }
-    // RFC 9112, section 6: these have no body, whatever their fields say. Clients that believe the fields wait for one.
-    // `Content-Length: 0` is wrong there too, common, and harmless.
-    let has_no_body = status < 200 || status == 204;
-    if has_no_body && (chunked || length.is_some_and(|length| length > 0)) {
-        return Err(Refusal::upstream("no body", format!("a body announced with status {status}")));
+
+    fn transfer_encoding(&mut self, value: &[u8]) -> Result<(), Refusal> {
+        if self.framing.chunked || !value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
+            return Err(Refusal::upstream("`Transfer-Encoding: chunked` once", format!("Transfer-Encoding {}", shown(value))));
+        }
+        self.framing.chunked = true;
+        Ok(())
     }
-    Ok(ResponseFraming { length, chunked })
+
+    /// What all of them come to, with this status.
+    ///
+    /// # Errors
+    /// If that has two readings.
+    pub fn framing(&self, status: u16) -> Result<ResponseFraming, Refusal> {
+        let ResponseFraming { length, chunked } = self.framing;
+        if !(100..=599).contains(&status) {
+            return Err(Refusal::upstream("a status from 100 to 599", status.to_string()));
+        }
+        if chunked && length.is_some() {
+            return Err(Refusal::upstream("Transfer-Encoding or Content-Length", "both"));
+        }
+        // RFC 9112, section 6: these have no body, whatever their fields say. Clients that believe the fields wait for one.
+        // `Content-Length: 0` is wrong there too, common, and harmless.
+        let has_no_body = status < 200 || status == 204;
+        if has_no_body && (chunked || length.is_some_and(|length| length > 0)) {
+            return Err(Refusal::upstream("no body", format!("a body announced with status {status}")));
+        }
+        Ok(self.framing)
+    }
 }
 
 #[cfg(test)]

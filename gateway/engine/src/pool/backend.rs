@@ -229,6 +229,11 @@ impl Selected {
         self.backend.label()
     }
 
+    /// The same, to be kept.
+    pub fn shared_label(&self) -> Arc<str> {
+        Arc::clone(self.backend.state.label())
+    }
+
     /// Where and how to connect. `upgrade` asks for HTTP/1.1, which WebSocket needs.
     ///
     /// # Errors
