@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Weak;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, watch};
 
 /// Changes that come within this time are one: a certificate and its key are two files.
@@ -26,7 +26,6 @@ impl Watcher {
     pub(crate) fn start(gateway: Weak<Inner>, mut stopping: watch::Receiver<bool>) -> Option<Self> {
         gateway.upgrade()?;
         let (changed, mut changes) = mpsc::channel(1);
-        let again = changed.clone();
         let notifier = notify::recommended_watcher(move |_| {
             // One waiting notice is enough.
             let _ = changed.try_send(());
@@ -42,11 +41,12 @@ impl Watcher {
         let mut folders = BTreeSet::new();
         let mut seen = follow(&gateway, notifier.as_mut(), &mut folders)?;
         let task = tokio::spawn(async move {
+            let mut again = false;
             loop {
                 tokio::select! {
                     _ = stopping.wait_for(|stop| *stop) => return,
                     Some(()) = changes.recv() => {}
-                    () = tokio::time::sleep(POLL) => {}
+                    () = tokio::time::sleep(if again { Duration::ZERO } else { POLL }) => {}
                 }
                 tokio::time::sleep(SETTLE).await;
                 while changes.try_recv().is_ok() {}
@@ -56,22 +56,11 @@ impl Watcher {
                 }
                 // Whether it succeeds or not, this content has been tried; the log and the metrics say how it went.
                 let tried = fingerprint(&watched(&inner));
-                let failed = inner.reload().await.is_err();
+                let began = SystemTime::now();
+                let _ = inner.reload().await;
                 drop(inner);
                 let Some(now) = follow(&gateway, notifier.as_mut(), &mut folders) else { return };
-                // A file that was missing may have come before its folder was watched: then it is not seen yet.
-                let missed = failed && now.keys().any(|path| !tried.contains_key(path));
-                // What was tried counts as seen, not what a file became in the meantime: that is the next round's.
-                seen = now
-                    .into_iter()
-                    .map(|(path, hash)| {
-                        let hash = tried.get(&path).copied().unwrap_or(if missed { 0 } else { hash });
-                        (path, hash)
-                    })
-                    .collect();
-                if missed {
-                    let _ = again.try_send(());
-                }
+                (seen, again) = seen_by(now, &tried, began);
             }
         });
         Some(Self { task })
@@ -90,6 +79,38 @@ fn watched(inner: &Inner) -> Vec<PathBuf> {
     files.sort();
     files.dedup();
     files
+}
+
+/// What a reload that began then has seen of the files there are `now`, and whether there is something that it may have missed.
+fn seen_by(now: BTreeMap<PathBuf, u64>, tried: &BTreeMap<PathBuf, u64>, began: SystemTime) -> (BTreeMap<PathBuf, u64>, bool) {
+    let all = now.len();
+    let seen: BTreeMap<_, _> = now
+        .into_iter()
+        .filter_map(|(path, hash)| match tried.get(&path) {
+            // What was tried counts as seen, not what a file became in the meantime: that is the next round's.
+            Some(tried) => Some((path, *tried)),
+            // Nobody watched it while the reload read it, or did not find it.
+            None if changed_since(&path, began) => None,
+            None => Some((path, hash)),
+        })
+        .collect();
+    let again = seen.len() < all;
+    (seen, again)
+}
+
+/// Whether the file was written, or put in its place, since then.
+fn changed_since(path: &Path, then: SystemTime) -> bool {
+    // The clock of files goes in steps; what led to the reload is older than this, by `SETTLE`.
+    let then = then.checked_sub(SETTLE / 4).unwrap_or(then);
+    #[cfg(unix)]
+    let changed = |about: &std::fs::Metadata| {
+        use std::os::unix::fs::MetadataExt;
+        let since = Duration::new(u64::try_from(about.ctime()).ok()?, u32::try_from(about.ctime_nsec()).ok()?);
+        SystemTime::UNIX_EPOCH.checked_add(since)
+    };
+    #[cfg(not(unix))]
+    let changed = |about: &std::fs::Metadata| about.modified().ok();
+    std::fs::metadata(path).ok().and_then(|about| changed(&about)).is_some_and(|changed| changed >= then)
 }
 
 /// Watches every folder that a file, or a link on the way to it, lies in.
@@ -139,4 +160,28 @@ fn fingerprint(files: &[PathBuf]) -> BTreeMap<PathBuf, u64> {
             (path.clone(), hasher.finish())
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Between the moment when a reload misses a file and the one from which it is watched, it may come.
+    #[test]
+    fn a_file_that_came_while_a_reload_missed_it_is_not_taken_for_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let [known, late, missing] = ["known.yaml", "late.yaml", "missing.yaml"].map(|name| folder.path().join(name));
+        std::fs::write(&known, "a").unwrap();
+        let tried = fingerprint(std::slice::from_ref(&known));
+        let began = SystemTime::now();
+        std::fs::write(&known, "b").unwrap();
+        std::fs::write(&late, "c").unwrap();
+        let now = fingerprint(&[known.clone(), late.clone(), missing.clone()]);
+        let (seen, again) = seen_by(now.clone(), &tried, began);
+        assert!(again && !seen.contains_key(&late) && seen.contains_key(&missing));
+        assert_eq!(seen[&known], tried[&known], "what it became is the next round's");
+        // One that was there before is seen, and the reload is not repeated for it.
+        let (seen, again) = seen_by(now.clone(), &tried, SystemTime::now() + Duration::from_secs(60));
+        assert!(!again && seen[&late] == now[&late]);
+    }
 }

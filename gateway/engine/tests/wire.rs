@@ -71,6 +71,59 @@ async fn an_interim_response_says_no_more_than_it_may() {
     }
 }
 
+/// It closes kept connections just as they are used, which is no failure of its own and none of the pool's retries; the next one
+/// is not another kept connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_connection_that_is_closed_as_it_is_used_fails_no_request() {
+    for driver in ["auto", "pingora"] {
+        let upstream = Upstream::start().await.unwrap();
+        let (gateway, address) = gateway(&format!("driver: {driver}"), upstream.address()).await;
+        // Three at the same time: each has a connection of its own, and all of them are kept.
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            let mut client = Client::connect(address).await.unwrap();
+            client.send("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 2\r\n\r\n").await.unwrap();
+            clients.push(client);
+        }
+        until("three connections", || upstream.connections() == 3).await.unwrap();
+        for client in &mut clients {
+            client.send("hi").await.unwrap();
+            assert_eq!(client.response().await.unwrap().status, 200);
+        }
+        upstream.behave(Behaviour::script(|seen| if seen.connection <= 3 { Behaviour::Close } else { Behaviour::Echo }));
+        let put = "PUT / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 2\r\n\r\nhi";
+        let response = Client::connect(address).await.unwrap().request(put).await.unwrap();
+        assert_eq!((response.status, upstream.connections(), upstream.count()), (200, 4, 5), "{driver}");
+        assert_eq!(upstream.last().unwrap().body, b"hi");
+        assert_eq!(count(&gateway, "portcullis_retries_total", &[]), 0.0);
+        assert_eq!(count(&gateway, "portcullis_backend_requests_total", &["outcome=\"reset\""]), 0.0);
+
+        // One that also closes a new connection has failed, and is asked no third time.
+        upstream.behave(Behaviour::Close);
+        let response = Client::connect(address).await.unwrap().get("a.test", "/", &[]).await.unwrap();
+        assert_eq!((response.status, upstream.count()), (502, 7), "{driver}");
+        assert_eq!(count(&gateway, "portcullis_backend_requests_total", &["outcome=\"reset\""]), 1.0);
+
+        // What may not be done twice is not sent twice: nobody knows how far it came.
+        let post = "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 2\r\n\r\nhi";
+        let response = Client::connect(address).await.unwrap().request(post).await.unwrap();
+        assert_eq!((response.status, upstream.count()), (502, 8), "{driver}");
+        gateway.stop().await;
+    }
+}
+
+/// A backend that had begun to answer has failed, whichever connection it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn half_an_answer_on_a_kept_connection_is_a_failure() {
+    let upstream = Upstream::start().await.unwrap();
+    let (gateway, address) = gateway("", upstream.address()).await;
+    let get = async || Client::connect(address).await.unwrap().get("a.test", "/", &[]).await.unwrap().status;
+    assert_eq!(get().await, 200);
+    upstream.behave(Behaviour::raw("HTTP/1.1 200 OK\r\nContent-Le"));
+    assert_eq!((get().await, upstream.count()), (502, 2));
+    assert_eq!(count(&gateway, "portcullis_backend_requests_total", &["outcome=\"reset\""]), 1.0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_of_http_1_0_gets_no_chunks() {
     let upstream = Upstream::start().await.unwrap();

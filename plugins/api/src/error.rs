@@ -30,12 +30,13 @@ pub struct ConfigError {
     message: String,
     help: Option<String>,
     path: Vec<Segment>,
+    follows: Option<&'static str>,
 }
 
 impl ConfigError {
     /// `message` says what is wrong, without a full stop and without secrets.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), help: None, path: Vec::new() }
+        Self { message: message.into(), help: None, path: Vec::new(), follows: None }
     }
 
     /// What to do about it.
@@ -50,6 +51,25 @@ impl ConfigError {
     pub fn at(mut self, segment: impl Into<Segment>) -> Self {
         self.path.insert(0, segment.into());
         self
+    }
+
+    /// It comes of what is wrong at this key of the configuration's root, and is told only if nothing else is wrong there.
+    #[must_use]
+    pub fn follows(mut self, key: &'static str) -> Self {
+        self.follows = Some(key);
+        self
+    }
+
+    pub fn is_consequence(&self) -> bool {
+        self.follows.is_some()
+    }
+
+    /// Whether it says nothing that `other` does not say better: the cause is told there.
+    pub fn follows_from(&self, other: &Self) -> bool {
+        match (self.follows, other.path.first()) {
+            (Some(key), Some(Segment::Key(at))) => key == at,
+            _ => false,
+        }
     }
 
     pub fn message(&self) -> &str {
@@ -128,6 +148,15 @@ mod tests {
     fn a_path_is_built_from_the_inside_out() {
         let error = ConfigError::new("no such issuer").at("issuer").at("oidc").at(0).at("filters").at(2).at("routes");
         assert_eq!(error.dotted_path(), "routes[2].filters[0].oidc.issuer");
+    }
+
+    #[test]
+    fn a_consequence_follows_from_what_is_wrong_at_its_cause_and_from_nothing_else() {
+        let error = ConfigError::new("nothing to sign with").follows("assertion").at("routes");
+        assert!(error.is_consequence());
+        assert!(error.follows_from(&ConfigError::new("no key").at("keys").at("assertion")));
+        assert!(!error.follows_from(&ConfigError::new("no key").at("assertion").at("routes")));
+        assert!(!error.follows_from(&ConfigError::new("nothing at all")));
     }
 
     #[test]

@@ -39,6 +39,9 @@ struct Field {
     dead: bool,
 }
 
+/// Where in its buffer a field has its name, and where its value.
+pub type Places = (Range<usize>, Range<usize>);
+
 thread_local! {
     static FIELDS: Spares<Field> = const { Spares::new() };
 }
@@ -346,7 +349,7 @@ impl Headers {
     }
 
     /// Gives the buffer away, and where in it each field has its name and its value.
-    pub fn driver_into_parts(mut self) -> (Vec<u8>, Vec<(Range<usize>, Range<usize>)>) {
+    pub fn driver_into_parts(mut self) -> (Vec<u8>, Vec<Places>) {
         let span = |start: u32, len: usize| start as usize..start as usize + len;
         let live = self.fields.iter().filter(|field| !field.dead);
         let places =

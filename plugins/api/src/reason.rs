@@ -80,20 +80,20 @@ macro_rules! reasons {
 }
 
 reasons! {
-    IP_DENIED = "ip.denied", 403, "The client's address is denied, or is in no allowed network.", "Compare `observed` with the route's ip_allow lists; behind another proxy, check `trusted_proxies`.";
+    IP_DENIED = "ip.denied", 403, "The client's address is denied, or is in no allowed network.", "Compare the address with the route's ip_allow lists; behind another proxy, check `trusted_proxies`.";
     CERT_MISSING = "cert.missing", 403, "The route requires a client certificate and the client presented none.", "Send a certificate in the TLS handshake; check that the listener has `client_auth`.";
     CERT_UNTRUSTED = "cert.untrusted", 403, "The client certificate's chain does not lead to a trusted CA, or may not be used for client authentication.", "Compare the issuer with the CA bundle of `client_auth`.";
     CERT_EXPIRED = "cert.expired", 403, "The client certificate is past its validity, or not yet in it.", "Renew the certificate, or check the clocks.";
     CERT_REVOKED = "cert.revoked", 403, "The client certificate is on the CRL.", "Issue a new certificate.";
-    CERT_NAME_MISMATCH = "cert.name.mismatch", 403, "The client certificate is valid, but matches none of the names the route asks for.", "Compare `observed` with the names in the route's client_cert filter.";
+    CERT_NAME_MISMATCH = "cert.name.mismatch", 403, "The client certificate is valid, but matches none of the names the route asks for.", "Compare the certificate's names with those of the route's client_cert filter.";
     CERT_FORWARDED_MISSING = "cert.forwarded.missing", 403, "The route requires a client certificate, and the trusted proxy handed none on.", "Have the client send one to the proxy, and the proxy hand it on in the header of the listener's `client_cert`.";
-    CERT_FORWARDED_INVALID = "cert.forwarded.invalid", 403, "The header in which the trusted proxy hands the client certificate on cannot be read without doubt.", "Look at `observed`; the proxy must replace what clients send under that name, and write it once.";
+    CERT_FORWARDED_INVALID = "cert.forwarded.invalid", 403, "The header in which the trusted proxy hands the client certificate on cannot be read without doubt.", "The proxy must replace what clients send under that name, and write it once; the failed check names what cannot be read.";
     CERT_FORWARDED_UNTRUSTED = "cert.forwarded.untrusted", 403, "The chain of the client certificate that a trusted proxy handed on does not lead to a trusted CA, or may not be used for client authentication.", "Compare the issuer with the CA bundle of `client_cert`; the proxy must hand on the intermediate certificates too.";
     CERT_FORWARDED_EXPIRED = "cert.forwarded.expired", 403, "The client certificate that a trusted proxy handed on is past its validity, or not yet in it.", "Renew the certificate, or check the clocks.";
     CERT_FORWARDED_REVOKED = "cert.forwarded.revoked", 403, "The client certificate that a trusted proxy handed on is on the CRL.", "Issue a new certificate.";
-    CERT_FORWARDED_NAME_MISMATCH = "cert.forwarded.name.mismatch", 403, "The client certificate that a trusted proxy handed on is valid, but matches none of the names the route asks for.", "Compare `observed` with the names in the route's client_cert filter.";
+    CERT_FORWARDED_NAME_MISMATCH = "cert.forwarded.name.mismatch", 403, "The client certificate that a trusted proxy handed on is valid, but matches none of the names the route asks for.", "Compare the certificate's names with those of the route's client_cert filter.";
     TOKEN_MISSING = "token.missing", 401, "No bearer token was sent.", "Send `Authorization: Bearer …`.";
-    TOKEN_MALFORMED = "token.malformed", 401, "What was sent is not a well-formed signed JWT.", "Look at `observed`: it names the part that cannot be read.";
+    TOKEN_MALFORMED = "token.malformed", 401, "What was sent is not a well-formed signed JWT.", "The failed check names the part that cannot be read.";
     TOKEN_ALG_REFUSED = "token.alg.refused", 401, "The token's algorithm is not one the issuer is configured for.", "Add the algorithm to the issuer's `algorithms`, if it should be trusted.";
     TOKEN_CRIT_REFUSED = "token.crit.refused", 401, "The token has a header that changes how it must be verified (`crit`, `jwk`, `jku`, `x5u`, `x5c`, `b64`).", "Have the issuer leave the header out.";
     TOKEN_TYP_REFUSED = "token.typ.refused", 401, "The token is of another type than an access token.", "Send the access token, not the ID token or a logout token.";
@@ -114,17 +114,17 @@ reasons! {
     TOKEN_INACTIVE = "token.inactive", 401, "The issuer says the token is no longer active.", "Obtain a new token.";
     TOKEN_REVOKED = "token.revoked", 401, "This gateway was told that the token is revoked.", "Obtain a new token. The audit log has the revocation as a record `token.revoked`.";
     API_KEY_MISSING = "api_key.missing", 401, "No API key was sent.", "Send the key where `expected` says.";
-    API_KEY_UNKNOWN = "api_key.unknown", 401, "What was sent is not one API key that is known here.", "Look at `observed`; check that the key's hash is in the file of the route's api_key filter.";
+    API_KEY_UNKNOWN = "api_key.unknown", 401, "What was sent is not one API key that is known here.", "Check that the client sends one whole key, and that its hash is in the file of the route's api_key filter.";
     API_KEY_EXPIRED = "api_key.expired", 401, "The API key is known, but past its `expires`.", "Issue a new key.";
     ISSUER_UNAVAILABLE = "issuer.unavailable", 503, "The issuer is needed and cannot be had: it never gave keys, its last keys are older than allowed, or it does not say whether a token is active.", "Look at the hint; check the issuer, the way to it and the credentials of `introspection`; see portcullis_issuer_keys_age_seconds.";
     IDENTITY_MISSING = "identity.missing", 403, "A header or key that must come from a verified identity has no value.", "Put an authenticating filter before, or make the header optional.";
     AUTHORIZE_DENIED = "authorize.denied", 403, "The route's rule does not allow this request; 401 instead of 403 if the rule asks who is calling and nobody is known.", "Compare the rule with the request and the principal; `portcullis explain` says what another request would come to.";
     AUTHORIZE_EXTERNAL_DENIED = "authorize.external.denied", 403, "The authorization service that the route asks does not allow this request; 401 instead of 403 if that is what the service answered.", "Look into the service's own log under the decision id, which it is told as `X-Decision-Id`.";
-    AUTHORIZE_EXTERNAL_UNAVAILABLE = "authorize.external.unavailable", 503, "The authorization service that the route asks gave no answer that counts: none in time, or none but 2xx, 401 and 403.", "Look at `observed`; check the service, the way to it, and `timeout` and `max_concurrent` of the route's external_authorize filter.";
+    AUTHORIZE_EXTERNAL_UNAVAILABLE = "authorize.external.unavailable", 503, "The authorization service that the route asks gave no answer that counts: none in time, or none but 2xx, 401 and 403.", "Check the service, the way to it, and `timeout` and `max_concurrent` of the route's external_authorize filter.";
     RATE_EXCEEDED = "rate.exceeded", 429, "The caller has used up its rate.", "Wait for `Retry-After` seconds.";
     RATE_QUOTA_EXHAUSTED = "rate.quota.exhausted", 429, "The caller has used up its quota of the day or month (UTC).", "Wait for the period's end, which `Retry-After` says, or give the caller a larger quota: see `tiers` and `overrides` of rate_limit.";
     CORS_DENIED = "cors.denied", 403, "The preflight asks for an origin, method or header that the route does not allow.", "Add it to the route's cors filter, if it should be allowed.";
-    REQUEST_AMBIGUOUS = "request.ambiguous", 400, "Two HTTP parsers could read this request differently, or it is not HTTP.", "The `observed` field names the offending part; the client or a proxy before this one is at fault.";
+    REQUEST_AMBIGUOUS = "request.ambiguous", 400, "Two HTTP parsers could read this request differently, or it is not HTTP.", "The failed check names the offending part; the client or a proxy before this one is at fault.";
     REQUEST_TOO_LARGE = "request.too_large", 413, "The body is larger than allowed.", "Raise `limits.body`, if such requests are meant.";
     REQUEST_HEADERS_TOO_LARGE = "request.headers.too_large", 431, "The request head has too many bytes or fields.", "Raise `limits.header_bytes` or `limits.header_fields`, if such requests are meant.";
     REQUEST_TIMEOUT = "request.timeout", 408, "The client did not send its request in time.", "The client is slow or attacking; see `limits.header_timeout`.";
@@ -140,7 +140,7 @@ reasons! {
     CLIENT_GONE = "client.gone", 499, "The client went away before its response was complete.", "Nothing, unless there are many.";
     FILTER_FAULT = "filter.fault", 500, "A filter failed or panicked; the request was refused.", "See the log under the decision id: this is a bug in the filter.";
     GATEWAY_FAULT = "gateway.fault", 500, "The gateway itself failed.", "See the log under the decision id, and report it.";
-    AUDIT_UNAVAILABLE = "audit.unavailable", 503, "Decisions cannot be recorded in the audit log, and the configuration does not say to go on without.", "Make room on the disk, or mend it: the log goes on by itself. See `observed`, and portcullis_audit_failing; `audit_log.on_failure` says what happens meanwhile.";
+    AUDIT_UNAVAILABLE = "audit.unavailable", 503, "Decisions cannot be recorded in the audit log, and the configuration does not say to go on without.", "Make room on the disk, or mend it: the log goes on by itself. See portcullis_audit_failing; `audit_log.on_failure` says what happens meanwhile.";
 }
 
 /// The row of `code`, if it is one of the gateway's own.

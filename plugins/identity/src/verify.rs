@@ -472,8 +472,10 @@ impl Issuer {
 fn revoked(what: &str, until: SystemTime, exchange: &mut Exchange) -> ReasonCode {
     exchange.check("revoked", reason::TOKEN_REVOKED, false, || {
         let until = humantime::format_rfc3339_seconds(until);
-        Finding::new("a token that is not revoked", format!("this gateway was told that {what} is revoked"))
-            .hint(format!("the client obtains a new one; this one is refused until {until}"))
+        Finding::new("a token that is not revoked", format!("this gateway was told that {what} is revoked")).hint(format!(
+            "the client obtains a new one; this one is refused until {until}; the audit log, if there is one, has the \
+                 revocation as a record `token.revoked`"
+        ))
     });
     reason::TOKEN_REVOKED
 }

@@ -170,8 +170,8 @@ impl Filter for ApiKey {
         };
         let Some(key) = found else {
             let observed = match is_mistyped(&text) {
-                true => "a key whose checksum is wrong: it was cut off or mistyped",
-                false => "a key whose hash is not in the file",
+                true => MISTYPED,
+                false => NOT_LISTED,
             };
             return self.refuse(reason::API_KEY_UNKNOWN, observed, request, exchange);
         };
@@ -267,7 +267,15 @@ impl ApiKey {
     }
 
     fn refuse(&self, reason: ReasonCode, observed: &'static str, request: &RequestHead, exchange: &mut Exchange) -> Verdict {
-        exchange.check("key", reason, false, || Finding::new(format!("one key in the {}", self.place), observed));
+        exchange.check("key", reason, false, || {
+            let finding = Finding::new(format!("one key in the {}", self.place), observed);
+            match observed {
+                MISTYPED => finding.hint("the client sends the whole key, as it was shown when it was made"),
+                NOT_LISTED => finding
+                    .hint("the key was withdrawn, or is another gateway's; `portcullis apikey hash` makes its line for the file"),
+                _ => finding,
+            }
+        });
         self.deny(reason, request)
     }
 
@@ -319,6 +327,9 @@ fn parameters(request: &RequestHead) -> impl Iterator<Item = (&str, &str)> {
 fn is_parameter(parameter: &str, name: &str) -> bool {
     percent_decode_str(parameter).map(|b| b.to_ascii_lowercase()).eq(name.bytes().map(|b| b.to_ascii_lowercase()))
 }
+
+const MISTYPED: &str = "a key whose checksum is wrong: it was cut off or mistyped";
+const NOT_LISTED: &str = "a key whose hash is not in the file";
 
 fn unusable(problem: KeyTextError) -> &'static str {
     match problem {

@@ -118,6 +118,17 @@ fn no_key_is_missing_and_any_other_is_unknown() {
 }
 
 #[test]
+fn whoever_reads_why_a_key_is_unknown_knows_which_side_to_look_at() {
+    let (mistyped, withdrawn) = (format!("pc_{}", "a".repeat(49)), "0123456789abcdef0123456789abcdef");
+    for (key, hint) in [(&*mistyped, "sends the whole key"), (withdrawn, "portcullis apikey hash")] {
+        let mut call = Call::get("/").header("x-api-key", key);
+        call.denied(&by_header());
+        let finding = &call.exchange.checks()[0].finding;
+        assert!(finding.hint.as_deref().is_some_and(|said| said.contains(hint)), "{finding:?}");
+    }
+}
+
+#[test]
 fn a_key_ends_when_it_says() {
     assert_eq!(refused_for(Call::get("/").header("x-api-key", OLD), &by_header()), reason::API_KEY_EXPIRED);
     let mut call = Call::get("/").header("x-api-key", LATER);

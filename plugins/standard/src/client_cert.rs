@@ -266,13 +266,15 @@ impl Filter for ClientCert {
                         format!("none in {header}"),
                         "the trusted proxy handed none on: the client must send one to it; the proxy's own certificate is not the client's",
                     ),
-                    CertificateOrigin::Handshake if exchange.connection().tls.is_none() => {
-                        (reason::CERT_MISSING, "none".to_owned(), "the listener has no TLS, and so no client certificates")
-                    }
+                    CertificateOrigin::Handshake if exchange.connection().tls.is_none() => (
+                        reason::CERT_MISSING,
+                        "none".to_owned(),
+                        "the listener has no TLS, so only a proxy could hand one on, if `trusted_proxies` has its address and the listener `client_cert`",
+                    ),
                     CertificateOrigin::Handshake => (
                         reason::CERT_MISSING,
                         "none".to_owned(),
-                        "send one in the handshake; the listener asks for one only if it has `client_auth`",
+                        "send one in the handshake; the listener asks for one only if it has `client_auth`; a header is believed from `trusted_proxies` alone",
                     ),
                 };
                 self.without_identity(exchange, reason, || Finding::new("a client certificate", observed).hint(hint))
@@ -335,8 +337,14 @@ impl ClientCert {
         for rule in &self.rules {
             let names = (rule.names)(facts);
             let ok = names.any(&rule.matches);
-            all &=
-                exchange.check(rule.key, mismatch, ok, || Finding::new(format!("one of {}", rule.expected), names.to_string()));
+            all &= exchange.check(rule.key, mismatch, ok, || {
+                let observed = match names {
+                    Names::Many([]) => format!("none in the certificate of {}", facts.subject),
+                    names => names.to_string(),
+                };
+                Finding::new(format!("one of {}", rule.expected), observed)
+                    .hint(format!("name the certificate in the route's `{}`, or issue one with such a name", rule.key))
+            });
         }
         let name = match self.subject {
             None => Some(subject(facts)),

@@ -362,8 +362,8 @@ impl Rules {
             Ok(Answer::Denied(status, fields)) => {
                 self.outcomes.denied.inc();
                 exchange.check("answer", reason::AUTHORIZE_EXTERNAL_DENIED, false, || {
-                    Finding::new(format!("2xx of {}", self.name), status.as_u16().to_string())
-                        .hint("the service's own log has the cause, under this decision id")
+                    Finding::new(format!("2xx of {}", self.name), format!("the service answered {}", status.as_u16()))
+                        .hint("the service's own log has the cause: it is told the decision id as `X-Decision-Id`")
                 });
                 let mut denial = Denial::new(reason::AUTHORIZE_EXTERNAL_DENIED).status(status.as_u16());
                 for name in &self.handed_on {
@@ -408,7 +408,7 @@ impl Rules {
         if let Some(failures) = self.service.log().failed() {
             let becomes = if open { "pass unasked (on_failure: allow)" } else { "are refused" };
             tracing::warn!(
-                service = self.name, decision_id = %exchange.decision_id(), failures, %failure,
+                service = self.name, decision_id = %exchange.decision_id(), failures, failure = failure.to_string(),
                 "an authorization service gives no answer; requests {becomes}"
             );
         }

@@ -154,9 +154,10 @@ fn find_issuers(names: &[String], issuers: Option<&Issuers>) -> Result<Vec<Arc<I
     let mut found: Vec<Arc<Issuer>> = Vec::new();
     for (at, name) in names.iter().enumerate() {
         let here = |error: ConfigError| if names.len() > 1 { error.at(at).at("issuer") } else { error.at("issuer") };
-        let issuer = issuers
-            .and_then(|issuers| issuers.get(name))
-            .ok_or_else(|| here(unknown_name("issuer", name, issuers.into_iter().flat_map(Issuers::names))))?;
+        let issuer = issuers.and_then(|issuers| issuers.get(name)).ok_or_else(|| {
+            let error = unknown_name("issuer", name, issuers.into_iter().flat_map(Issuers::names));
+            here(if issuers.is_none() { error.follows("issuers") } else { error })
+        })?;
         if let Some(twin) = found.iter().find(|other| other.identifier() == issuer.identifier()) {
             return Err(here(
                 ConfigError::new(format!("`{name}` and `{}` are the same issuer, {}", twin.name(), issuer.identifier()))

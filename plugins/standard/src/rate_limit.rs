@@ -393,7 +393,13 @@ impl RateLimit {
             true => format!("{} left until {until}{}", account.remaining, amount.whose),
             false => format!("none left until {until}"),
         };
-        Finding::new(format!("at most {} by {}{}", quota.quota, self.key, amount.whose), observed)
+        let finding = Finding::new(format!("at most {} by {}{}", quota.quota, self.key, amount.whose), observed);
+        match account.allowed {
+            true => finding,
+            false => finding.hint(
+                "the client waits until then, as `Retry-After` says; raise `quota`, or give the caller one of `tiers` or `overrides`",
+            ),
+        }
     }
 }
 

@@ -252,6 +252,7 @@ fn quotas_by_subject_application_owner_and_tenant() {
             let finding = &call.exchange.checks()[0].finding;
             assert_eq!(finding.expected, format!("at most 2/month by {key}"));
             assert_eq!(finding.observed, "none left until 2027-02-01T00:00:00Z");
+            assert!(finding.hint.as_deref().is_some_and(|hint| hint.contains("raise `quota`")), "{finding:?}");
         }
         assert_eq!(at_once(&filter, || call(&another)), 2, "{key}: another has its own");
     }

@@ -129,6 +129,7 @@ impl Voucher {
             let found = all.as_ref().and_then(|all| all.get(name));
             found.ok_or_else(|| {
                 let error = unknown_name("issuer", name, all.iter().flat_map(|all| all.names()));
+                let error = if all.is_none() { error.follows("issuers") } else { error };
                 if names.len() > 1 { error.at(at).at("issuer") } else { error.at("issuer") }
             })
         };

@@ -78,6 +78,7 @@ pub(crate) fn signer(env: &Env) -> Result<Arc<AssertionSigner>, ConfigError> {
     env.service::<AssertionSigner>().ok_or_else(|| {
         ConfigError::new("there is nothing to sign with")
             .help("add `assertion: { issuer: https://edge.example.com, keys: [assertion.pem] }` to the configuration")
+            .follows("assertion")
     })
 }
 

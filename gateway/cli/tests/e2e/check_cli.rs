@@ -43,6 +43,29 @@ routes:
     pool: up
 "#;
 
+/// A mistake is told where it was made, and once: not again wherever what it spoils is needed.
+#[test]
+fn what_comes_of_a_mistake_is_not_told_as_another() {
+    let signed = |assertion: &str| {
+        let filters = "filters: [{ client_cert: {} }, { signed_identity: { audience: a } }]";
+        format!(
+            "{assertion}listeners: [{{ name: http, address: 127.0.0.1:0 }}]\nroutes: [{{ name: a, {filters}, respond: {{ status: 200 }} }}]\n"
+        )
+    };
+    let said = check(&signed("assertion: { issuer: https://edge.example.com, keys: [missing.pem] }\n"), 1);
+    assert!(said.contains("missing.pem") && said.matches("error:").count() == 1, "{said}");
+    let said = check(&signed(""), 1);
+    assert!(said.contains("nothing to sign with") && said.contains("add `assertion"), "{said}");
+
+    let limited = "  - name: limited\n    filters:\n      - oidc: { issuer: other }\n      - rate_limit: { key: principal.sub, rate: 1/s, \
+                   tiers: [{ name: gold, when: { issuer: main, roles: [gold] }, rate: 2/s }] }\n    pool: up\n";
+    let said =
+        check(&format!("{BASE}{limited}").replace("audiences: [orders]", "audiences: [orders], jwks_file: missing.json"), 1);
+    assert!(said.contains("missing.json") && said.matches("error:").count() == 1, "{said}");
+    let said = check(&format!("{BASE}{limited}"), 1);
+    assert!(said.contains("unknown issuer `other`") && said.matches("error:").count() == 1, "{said}");
+}
+
 #[test]
 fn the_contracts_configurations_hold_and_the_security_of_each_route_is_told() {
     let Some(contract) = shared_file("contract") else { return };

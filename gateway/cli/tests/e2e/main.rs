@@ -64,5 +64,7 @@ mod check_cli;
 mod explain_cli;
 mod replay_cli;
 mod test_cli;
+mod why_backends;
 mod why_catalogue;
 mod why_cli;
+mod why_told;

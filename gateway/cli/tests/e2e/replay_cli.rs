@@ -210,6 +210,10 @@ async fn lines_that_cannot_be_read_are_named_and_not_shown() {
     assert_eq!(code, 1, "{shown}");
     assert!(shown.contains("line 9: not a line of the access log") && shown.contains("line 10: not whole JSON"), "{shown}");
     assert!(!shown.contains("hunter"), "{shown}");
+    assert!(shown.contains(": 8 requests\n") && shown.contains("2  lines that cannot be read"), "{shown}");
+    std::fs::write(&log, format!("{}\nhunter2\n", good.lines().next().unwrap())).unwrap();
+    let (_, shown) = replay(&log, &stage.file("edge.yaml"), &[]);
+    assert!(shown.contains(": 1 request\n") && shown.contains("1  line that cannot be read"), "{shown}");
     assert_eq!(replay(&stage.file("none.jsonl"), &stage.file("edge.yaml"), &[]).0, 2);
     assert_eq!(replay(&log, &stage.file("access.jsonl"), &[]).0, 2);
 }

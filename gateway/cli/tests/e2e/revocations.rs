@@ -6,7 +6,7 @@ use portcullis_testkit::token::TokenSpec;
 use portcullis_testkit::{Alg, Client, Http2Client, Provider, RealProvider, Response, Upstream, until};
 use serde_json::{Value, json};
 
-const CONFIG: &str = r#"
+pub const CONFIG: &str = r#"
 listeners: [{ name: http, address: 127.0.0.1:0, h2c: true }]
 admin: { address: 127.0.0.1:0, revocations: { secret_file: revocation-secret, max_entries: 4 } }
 access_log: { path: access.jsonl }
@@ -22,7 +22,7 @@ routes:
     pool: up
 "#;
 
-const SECRET: &str = "revoke-0123456789abcdef";
+pub const SECRET: &str = "revoke-0123456789abcdef";
 const ASKS: &str = ", introspection: { client_id: rs, client_secret_file: secret, tokens: opaque, ttl: 1h, inactive_ttl: 0s }";
 
 async fn send(gateway: &Edge, token: &str) -> (u16, String) {
@@ -40,7 +40,7 @@ async fn tell(gateway: &Edge, secret: &str, form: &str) -> Response {
     client.post("admin", "/revocations", &fields, form.as_bytes()).await.unwrap()
 }
 
-async fn revoke(gateway: &Edge, form: &str) {
+pub async fn revoke(gateway: &Edge, form: &str) {
     let response = tell(gateway, SECRET, form).await;
     assert_eq!(response.status, 200, "{}", response.text());
 }

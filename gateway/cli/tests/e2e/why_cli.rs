@@ -131,13 +131,16 @@ async fn what_shadow_mode_would_have_refused_can_be_asked_about_and_pushes_nothi
 async fn a_list_has_what_was_asked_for() {
     let stage = Stage::start(ROUTES).await;
     let expired = stage.provider.issue(&TokenSpec::new().expires_in(-3600)).unwrap();
-    let missing = stage.send(&Call::get("/orders/1")).await;
-    let late = stage.send(&Call::get("/orders/2").bearer(&expired)).await;
-    let nowhere = stage.send(&Call::get("/nowhere")).await;
-    let tried = stage.send(&Call::get("/trial")).await;
-    for response in [&missing, &late, &nowhere, &tried] {
-        stage.line(response).await;
-    }
+    // A request ends only behind its response: the next one waits for it, or their order would be anybody's guess.
+    let send = async |call: Call<'_>| {
+        let response = stage.send(&call).await;
+        stage.line(&response).await;
+        response
+    };
+    let missing = send(Call::get("/orders/1")).await;
+    let late = send(Call::get("/orders/2").bearer(&expired)).await;
+    let nowhere = send(Call::get("/nowhere")).await;
+    let tried = send(Call::get("/trial")).await;
     let admin = admin(&stage);
     let list = async |options: &[&str]| {
         let output = why(&[&["--list", "--admin", &admin], options].concat()).await;

@@ -181,7 +181,8 @@ impl Form<'_> {
                 }
             }
         }
-        let until = until.map(|until| OffsetDateTime::from(until).format(&Rfc3339).unwrap_or_default());
+        let seconds = |until: SystemTime| OffsetDateTime::from(until).replace_nanosecond(0).ok()?.format(&Rfc3339).ok();
+        let until = until.and_then(seconds);
         tracing::info!(by_token = self.token.is_some(), by_id = self.jti.is_some(), until, "told of a revocation");
         json_body(StatusCode::OK, &json!({ "revoked": true, "until": until }))
     }

@@ -72,7 +72,8 @@ pub fn compile(mut loaded: Loaded, context: &Context<'_>) -> Result<(Snapshot, V
         build.findings.error(ConfigError::new(format!("this program has a filter called `{name}`, which combines filters here")));
     }
     let snapshot = build.snapshot(raw);
-    let Build { findings, faults, env, .. } = build;
+    let Build { mut findings, faults, env, .. } = build;
+    findings.drop_consequences();
     let mut diagnostics = loaded.diagnostics(&findings);
     for fault in faults {
         diagnostics.push(fault);

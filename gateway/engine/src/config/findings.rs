@@ -40,6 +40,15 @@ impl Findings {
         self.error(ConfigError::new(message).help(help).at(key));
     }
 
+    /// Lets go of errors whose cause is told already.
+    pub fn drop_consequences(&mut self) {
+        let (mut consequences, causes): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.errors).into_iter().partition(|error| error.is_consequence());
+        consequences.retain(|error| !causes.iter().any(|cause| error.follows_from(cause)));
+        self.errors = causes;
+        self.errors.append(&mut consequences);
+    }
+
     pub fn errors(&self) -> &[ConfigError] {
         &self.errors
     }

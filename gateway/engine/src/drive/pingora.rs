@@ -19,6 +19,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use portcullis_plugin::{Reply, ResponseHead, reason};
 use std::any::Any;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long the rest of a refused request's body is read, so that the connection can be used again.
@@ -26,6 +27,9 @@ const DRAIN: Duration = Duration::from_secs(5);
 
 /// Marks an error whose reply is already decided.
 const DECIDED: ErrorType = ErrorType::Custom("Decided");
+
+/// Sets the connection of one attempt apart from all that are kept.
+static FRESH: AtomicU64 = AtomicU64::new(1);
 
 /// A judged request on its way through Pingora to [`Driver`].
 pub struct Inbound {
@@ -39,6 +43,8 @@ pub struct Context {
     run: Option<Boxed>,
     pool: Option<Arc<Pool>>,
     selected: Option<Selected>,
+    /// The backend that closed a kept connection: it is asked again, on one of its own.
+    stale: Option<Selected>,
     /// Why the last attempt failed, for when there is no other backend to try.
     failed: Option<Cause>,
     /// When the current attempt began, for the upstream's time.
@@ -139,7 +145,13 @@ impl ProxyHttp for Driver {
         let failed = context.failed.take();
         // Of a repeated request, the body is sent and counted again.
         context.run()?.traffic_mut().bytes_in = 0;
-        let selected = match context.run()?.select(&pool, failed) {
+        let stale = context.stale.take();
+        let fresh = stale.is_some();
+        let selected = match stale {
+            Some(stale) => Ok(stale),
+            None => context.run()?.select(&pool, failed),
+        };
+        let selected = match selected {
             Ok(selected) => selected,
             Err(reply) => {
                 context.decided = Some(reply);
@@ -155,6 +167,11 @@ impl ProxyHttp for Driver {
                 return context.decide(Cause::Connect);
             }
         };
+        if fresh {
+            // Connections are shared only within a group, and this one is nobody's afterwards.
+            peer.group_key = peer.group_key.wrapping_add(FRESH.fetch_add(1, Ordering::Relaxed));
+            peer.options.idle_timeout = Some(Duration::ZERO);
+        }
         if upgrade {
             peer.options.read_timeout = Some(pool.timeouts().tunnel);
         }
@@ -202,17 +219,21 @@ impl ProxyHttp for Driver {
             && !context.responded
             // A filter that has seen a body would see it a second time.
             && context.run.as_deref().is_some_and(|run| run.traffic().bytes_in == 0 || !run.reads_request_body());
+        if broke && repeatable && reused {
+            // It closed the kept connection just as we used it. That is nobody's failure, and none of the pool's retries.
+            if let Some(run) = context.run.as_deref_mut() {
+                run.upstream_mut().trouble = None;
+            }
+            context.stale = context.selected.take();
+            error.set_retry(context.stale.is_some());
+            return error;
+        }
         let again = broke && repeatable && context.may_try_again();
         error.set_retry(again);
         if again && let Some(selected) = context.selected.take() {
             context.failed = Some(cause);
-            if reused && let Some(run) = context.run.as_deref_mut() {
-                // It may have closed the kept connection just as we used it, which is no failure: it stays a candidate.
-                run.upstream_mut().tried.retain(|tried| *tried != selected.id());
-            } else {
-                tracing::warn!(backend = selected.label(), cause = %error.etype().as_str(), "the backend broke the connection before it answered");
-                selected.record(outcome);
-            }
+            tracing::warn!(backend = selected.label(), cause = %error.etype().as_str(), "the backend broke the connection before it answered");
+            selected.record(outcome);
         }
         error
     }

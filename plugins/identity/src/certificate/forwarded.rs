@@ -55,11 +55,17 @@ impl CertificateHeader {
 pub(super) struct Malformed {
     pub expected: &'static str,
     pub observed: String,
+    pub hint: &'static str,
 }
 
 impl Malformed {
     pub fn new(expected: &'static str, observed: impl Into<String>) -> Self {
-        Self { expected, observed: observed.into() }
+        let hint = "the proxy must replace what clients send under that name, and write it once";
+        Self { expected, observed: observed.into(), hint }
+    }
+
+    pub fn hint(self, hint: &'static str) -> Self {
+        Self { hint, ..self }
     }
 }
 
@@ -89,11 +95,11 @@ impl ForwardedCas {
     pub fn judge(&self, headers: &Headers, now: SystemTime) -> CertificateStatus {
         match self.try_judge(headers, now) {
             Ok(status) => status,
-            Err(Malformed { expected, observed }) => CertificateStatus::Refused(Arc::new(CertificateRefusal {
+            Err(Malformed { expected, observed, hint }) => CertificateStatus::Refused(Arc::new(CertificateRefusal {
                 reason: reason::CERT_FORWARDED_INVALID,
                 expected: expected.to_owned(),
                 observed: format!("{}: {observed}", self.header.name()),
-                hint: Some("the proxy must replace what clients send under that name, and write it once".to_owned()),
+                hint: Some(hint.to_owned()),
             })),
         }
     }
@@ -171,17 +177,20 @@ pub(super) fn too_large() -> Malformed {
     Malformed::new("at most 32 KiB of certificates", "more")
 }
 
+const AS_RFC9440: &str = "the proxy must write the DER in base64 between two colons (RFC 9440), and nothing where there is no certificate; \
+                          a PEM that is percent-encoded goes into X-Forwarded-Client-Cert";
+
 /// A byte sequence of RFC 8941, section 3.3.5, without parameters.
 fn byte_sequence(item: &[u8], room: &mut usize) -> Result<CertificateDer<'static>, Malformed> {
     const EXPECTED: &str = "byte sequences: base64 between two colons";
     let inner = item.strip_prefix(b":").and_then(|rest| rest.strip_suffix(b":"));
     let inner = inner.filter(|inner| !inner.is_empty());
-    let inner = inner
-        .ok_or_else(|| Malformed::new(EXPECTED, if matches!(item, b"" | b"::") { "an empty one" } else { "something else" }))?;
+    let malformed = |observed: &str| Malformed::new(EXPECTED, observed).hint(AS_RFC9440);
+    let inner = inner.ok_or_else(|| malformed(if matches!(item, b"" | b"::") { "an empty one" } else { "something else" }))?;
     if inner.len() / 4 * 3 > *room + 2 {
         return Err(too_large());
     }
-    let der = STANDARD.decode(inner).map_err(|_| Malformed::new(EXPECTED, "base64 that cannot be decoded"))?;
+    let der = STANDARD.decode(inner).map_err(|_| malformed("base64 that cannot be decoded"))?;
     *room = room.checked_sub(der.len()).ok_or_else(too_large)?;
     Ok(der.into())
 }

@@ -23,7 +23,8 @@ pub(super) fn chain(header: &[u8]) -> Result<Vec<CertificateDer<'static>>, Malfo
     let Element { cert, chain, hash } = last_element(text)?;
     let mut found = match (cert.map(certificates).transpose()?, chain.map(certificates).transpose()?) {
         (None, None) => {
-            return Err(Malformed::new("`Cert` or `Chain` in the last element, which the proxy appended", "neither"));
+            return Err(Malformed::new("`Cert` or `Chain` in the last element, which the proxy appended", "neither")
+                .hint("the proxy must hand on the certificate itself: with Envoy, `set_current_client_cert_details` with `cert` or `chain`"));
         }
         (Some(cert), _) if cert.len() != 1 => return Err(Malformed::new("one certificate in `Cert`", "several")),
         (Some(cert), Some(chain)) if cert.first() != chain.first() => {

@@ -65,7 +65,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
     if arguments.json {
         print(&format!("{:#}\n", summary.to_json()));
     } else {
-        print(&summary.render(&arguments.log.display().to_string()));
+        let name = if arguments.log.as_os_str() == "-" { "standard input".into() } else { arguments.log.display().to_string() };
+        print(&summary.render(&name));
     }
     exit(if summary.has_findings() { FINDING } else { GOOD })
 }

@@ -149,7 +149,7 @@ impl Summary {
     }
 
     pub fn render(&self, name: &str) -> String {
-        let mut out = format!("{name}: {} requests\n", self.requests());
+        let mut out = format!("{name}: {}\n", times(self.requests()));
         let mut count = |number: u64, what: &str| {
             let _ = writeln!(out, "  {number:>8}  {what}");
         };
@@ -163,7 +163,7 @@ impl Summary {
             count(self.unknown(), "cannot tell");
         }
         if self.unreadable > 0 {
-            count(self.unreadable, "lines that cannot be read");
+            count(self.unreadable, if self.unreadable == 1 { "line that cannot be read" } else { "lines that cannot be read" });
         }
         for ((then, now), group) in &self.changes {
             let _ = write!(out, "\notherwise, {}:\n  then  {then}\n  now   {now}\n", times(group.count));

@@ -8,7 +8,7 @@ use std::fmt::Write;
 /// What the gateway is to select by. It judges the values: it is the one to say what it understands.
 #[derive(Debug, Default, clap::Args)]
 pub struct Selection {
-    /// Only refused for this reason code; one that ends with a dot is the beginning of some: token.
+    /// Only refused for this reason code; one that ends with a dot, such as `token.`, is the beginning of some
     #[arg(long, value_name = "CODE", conflicts_with = "id")]
     reason: Option<String>,
     /// Only of this route.
@@ -87,27 +87,52 @@ impl Listing {
         if self.decisions.is_empty() {
             return "no such decision is kept\n".to_owned();
         }
-        let mut out = String::new();
-        for row in &self.decisions {
-            let Row { decision_id, time, listener, route, status, reason, client, method, host, path, shadow } = row;
-            let text = |part: &Option<String>| part.clone().unwrap_or_default();
-            let status = status.map_or("-".to_owned(), |status| status.to_string());
-            let why = match (reason, shadow.first()) {
-                (Some(reason), _) => reason.clone(),
-                (None, Some(first)) => {
-                    format!("shadow: {} of {}", first.reason.as_deref().unwrap_or("no reason"), first.filter)
-                }
-                (None, None) => "no reason".to_owned(),
-            };
-            let request = match method {
-                Some(method) => format!("{method} {}{}", text(host), text(path)),
-                None => "(not read)".to_owned(),
-            };
-            let place = route.as_ref().map_or_else(|| format!("listener {listener}"), |route| format!("route {route}"));
-            let line = format!("{decision_id}  {time}  {status:>3}  {why}  {request}  {place}, from {client}");
-            let _ = writeln!(out, "{}", printable(&line));
+        let lines: Vec<_> = self.decisions.iter().map(Row::parts).collect();
+        let widest =
+            |part: fn(&Parts) -> &String| lines.iter().map(|line| part(line).chars().count().min(WIDEST)).max().unwrap_or(0);
+        let (why, request) = (widest(|parts| &parts.why), widest(|parts| &parts.request));
+        lines.iter().fold(String::new(), |mut out, parts| {
+            let Parts { begin, why: reason, request: asked, end } = parts;
+            let _ = writeln!(out, "{begin}  {reason:why$}  {asked:request$}  {end}");
+            out
+        })
+    }
+}
+
+/// A column is no wider than this for the sake of others; a longer text stands whole, and moves what is behind it.
+const WIDEST: usize = 48;
+
+/// A line, in columns that are as wide as the widest of them.
+struct Parts {
+    begin: String,
+    why: String,
+    request: String,
+    end: String,
+}
+
+impl Row {
+    fn parts(&self) -> Parts {
+        let Self { decision_id, time, listener, route, status, reason, client, method, host, path, shadow } = self;
+        let text = |part: &Option<String>| part.clone().unwrap_or_default();
+        let status = status.map_or("-".to_owned(), |status| status.to_string());
+        let why = match (reason, shadow.first()) {
+            (Some(reason), _) => reason.clone(),
+            (None, Some(first)) => {
+                format!("shadow: {} of {}", first.reason.as_deref().unwrap_or("no reason"), first.filter)
+            }
+            (None, None) => "no reason".to_owned(),
+        };
+        let request = match method {
+            Some(method) => format!("{method} {}{}", text(host), text(path)),
+            None => "(not read)".to_owned(),
+        };
+        let place = route.as_ref().map_or_else(|| format!("listener {listener}"), |route| format!("route {route}"));
+        Parts {
+            begin: printable(&format!("{decision_id}  {time}  {status:>3}")).to_string(),
+            why: printable(&why).to_string(),
+            request: printable(&request).to_string(),
+            end: printable(&format!("{place}, from {client}")).to_string(),
         }
-        out
     }
 }
 
@@ -142,7 +167,12 @@ mod tests {
         let text = serde_json::from_value::<Listing>(listing).unwrap().render();
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 2, "{text}");
-        assert!(lines[0].contains("401  token.expired  GET api.test/a\\u{1b}[2J\\u{a}  route orders, from 192.0.2.1"), "{text}");
-        assert!(lines[1].contains("shadow: token.missing of oidc"), "{text}");
+        assert!(
+            lines[0].contains("  401  token.expired  ") && lines[0].contains("GET api.test/a\\u{1b}[2J\\u{a}  route"),
+            "{text}"
+        );
+        assert!(lines[1].contains("  shadow: token.missing of oidc  GET api.test/b  "), "{text}");
+        let columns = |line: &str| ["GET ", "route orders, from 192.0.2.1"].map(|part| line.find(part));
+        assert_eq!(columns(lines[0]), columns(lines[1]), "{text}");
     }
 }

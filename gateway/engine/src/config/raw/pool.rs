@@ -20,7 +20,8 @@ pub struct Pool {
     #[serde(default)]
     pub timeouts: Timeouts,
     /// How often a request is tried on another backend: any request that could not be sent, and one that may be repeated
-    /// (GET, HEAD, PUT, DELETE, OPTIONS) whose backend broke the connection before it answered. Default: 2.
+    /// (GET, HEAD, PUT, DELETE, OPTIONS) whose backend broke the connection before it answered. A kept connection that a backend closed just as it was
+    /// used is no failure, and not counted. Default: 2.
     #[serde(default = "default_retries")]
     pub retries: usize,
     /// TLS to the backends. Without it, plain.

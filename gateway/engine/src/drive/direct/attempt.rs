@@ -107,6 +107,7 @@ pub struct Attempt<'a, D> {
     sending: Sending,
     /// The client has closed its sending side.
     client_ended: bool,
+    /// How often something came from the backend.
     reads: u64,
 }
 
@@ -208,6 +209,11 @@ impl<'a, D: Downstream> Attempt<'a, D> {
         self.sending == Sending::Complete
     }
 
+    /// Whether the backend has said anything on this connection.
+    pub fn is_heard(&self) -> bool {
+        self.reads > 0
+    }
+
     /// What is left of the request's body.
     pub fn into_body(self) -> Body {
         self.request.body
@@ -266,7 +272,9 @@ impl<'a, D: Downstream> Attempt<'a, D> {
     fn poll_backend(&mut self, context: &mut Context<'_>, room: usize) -> Poll<Result<usize, Broken>> {
         self.input.reserve(room);
         let read = ready!(poll_read_buf(Pin::new(&mut self.connection), context, self.input));
-        self.reads += 1;
+        if matches!(read, Ok(1..)) {
+            self.reads += 1;
+        }
         Poll::Ready(read.map_err(|_| Broken::Backend))
     }
 

@@ -94,19 +94,22 @@ async fn forward<D: Downstream>(
     let idempotent = run.request().method().is_idempotent();
     let mut replay: Replay = (idempotent && !body.is_done()).then(Vec::new);
     let mut failed = None;
+    // The backend that closed a kept connection: it is asked again, on one of its own.
+    let mut stale = None;
     loop {
         if patience.end.is_some_and(|end| Instant::now() >= end) {
             run.upstream_mut().trouble = Some("the time for all of it was over before another backend could be asked".to_owned());
             let reply = run.fail(Cause::UpstreamTimeout);
             return finish_refused(side.client, run, &mut buffers.to_client, reply).await;
         }
-        let selected = match run.select(pool, failed.take()) {
+        let fresh = stale.is_some();
+        let selected = match stale.take().map_or_else(|| run.select(pool, failed.take()), Ok) {
             Ok(selected) => selected,
             Err(reply) => return finish_refused(side.client, run, &mut buffers.to_client, reply).await,
         };
         let began = Instant::now();
         let connected = {
-            let mut connecting = pin!(connect(&selected, patience.end));
+            let mut connecting = pin!(connect(&selected, fresh, patience.end));
             // A client could open one request after the other and give each up, were it not for this.
             let or_gone = poll_fn(|context| match connecting.as_mut().poll(context) {
                 Poll::Ready(connected) => Poll::Ready(Some(connected)),
@@ -141,18 +144,19 @@ async fn forward<D: Downstream>(
             }
             Err(broken) => broken,
         };
+        let heard = attempt.is_heard();
         body = attempt.into_body();
         let repeatable = idempotent && (replay.is_some() || run.traffic().bytes_in == 0);
+        if matches!(broken, Broken::Backend) && repeatable && reused && !heard {
+            // It closed the kept connection just as we used it. That is nobody's failure, and none of the pool's retries.
+            stale = Some(selected);
+            continue;
+        }
         // A backend that is too slow is not asked again, and nor is another: the client has waited long enough.
         if matches!(broken, Broken::Backend) && repeatable && may_try_again(run, pool) {
             failed = Some(Cause::UpstreamReset);
-            if reused {
-                // It may have closed the kept connection just as we used it, which is no failure: it stays a candidate.
-                run.upstream_mut().tried.retain(|tried| *tried != selected.id());
-            } else {
-                tracing::warn!(backend = selected.label(), "the backend broke the connection before it answered");
-                selected.record(BackendOutcome::Reset);
-            }
+            tracing::warn!(backend = selected.label(), "the backend broke the connection before it answered");
+            selected.record(BackendOutcome::Reset);
             continue;
         }
         if let Broken::BackendInvalid(refusal) = &broken {
@@ -178,9 +182,9 @@ async fn forward<D: Downstream>(
     }
 }
 
-/// An idle connection or a new one, and which it is.
-async fn connect(selected: &Selected, end: Option<Instant>) -> std::io::Result<(Connection, bool)> {
-    if let Some(idle) = selected.idle() {
+/// An idle connection or a new one, and which it is. `fresh`: it has to be a new one.
+async fn connect(selected: &Selected, fresh: bool, end: Option<Instant>) -> std::io::Result<(Connection, bool)> {
+    if !fresh && let Some(idle) = selected.idle() {
         return Ok((idle, true));
     }
     match selected.connect(end).await {
