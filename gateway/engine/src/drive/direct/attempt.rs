@@ -107,7 +107,9 @@ pub struct Attempt<'a, D> {
     sending: Sending,
     /// The client has closed its sending side.
     client_ended: bool,
-    /// How often something came from the backend.
+    /// How often something was read, from either side.
+    /// The backend has said something.
+    heard: bool,
     reads: u64,
 }
 
@@ -140,6 +142,7 @@ impl<'a, D: Downstream> Attempt<'a, D> {
             patience,
             sending,
             client_ended: false,
+            heard: false,
             reads: 0,
         }
     }
@@ -211,7 +214,7 @@ impl<'a, D: Downstream> Attempt<'a, D> {
 
     /// Whether the backend has said anything on this connection.
     pub fn is_heard(&self) -> bool {
-        self.reads > 0
+        self.heard
     }
 
     /// What is left of the request's body.
@@ -273,6 +276,7 @@ impl<'a, D: Downstream> Attempt<'a, D> {
         self.input.reserve(room);
         let read = ready!(poll_read_buf(Pin::new(&mut self.connection), context, self.input));
         if matches!(read, Ok(1..)) {
+            self.heard = true;
             self.reads += 1;
         }
         Poll::Ready(read.map_err(|_| Broken::Backend))
