@@ -107,6 +107,8 @@ class Gateway(Proxy):
                     "jwks_file": str(material.jwks),
                 }},
             }
+            if scenario.forgetful:
+                config["issuers"]["main"]["cache"] = "0B"
             route["filters"] = [
                 {"ip_allow": {"list": str(material.cidrs)}},
                 {"oidc": {"issuer": "main", "scopes": [SCOPE]}},

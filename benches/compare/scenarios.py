@@ -40,6 +40,8 @@ class Scenario:
     new_connections: bool = False
     # The signature algorithm of the tokens, if the scenario is the whole chain.
     token: str = ""
+    # The gateway verifies each token each time, as HAProxy does.
+    forgetful: bool = False
     # Of the proxy: threads, or workers.
     threads: int = 1
     # Routes of the proxy. The load is for one of them.
@@ -67,6 +69,8 @@ SCENARIOS = [
     Scenario("tls-new", "a new TLS connection for each request", FEW, tls=True, new_connections=True),
     Scenario("chain-rs256", "whole chain on TLS h1, RS256 tokens", FEW, tls=True, token="RS256"),
     Scenario("chain-es256", "whole chain on TLS h1, ES256 tokens", FEW, tls=True, token="ES256"),
+    Scenario("verify-rs256", "the same, RS256, nothing remembered", FEW, tls=True, token="RS256", forgetful=True),
+    Scenario("verify-es256", "the same, ES256, nothing remembered", FEW, tls=True, token="ES256", forgetful=True),
     Scenario("two-threads", "plain h1, 1 KiB, two threads", FEW, threads=2),
     Scenario("routes-10k", "plain h1, 1 KiB, 10,000 routes", FEW, routes=10_000),
     Scenario("backends-1k", "plain h1, 1 KiB, 1,000 backends", FEW, backends=1_000),

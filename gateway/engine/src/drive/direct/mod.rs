@@ -1,7 +1,7 @@
 //! The direct driver: to backends that speak HTTP/1, without a proxy library in between. Like Pingora's, it decides nothing: the
 //! exchange says what is to be done.
 //!
-//! - [`downstream`]: what it asks of a client's side; [`http1`](self::http1) and [`http2`] are the two there are
+//! - [`downstream`]: what it asks of a client's side; `http1` and `http2` are the two there are
 //! - [`body`]: a body, read by one framing and written by another
 //! - [`attempt`]: a request and its response between a client and one backend
 //! - this file: attempts until one succeeds, and what is then told to the client and to the record
