@@ -23,7 +23,8 @@ pub struct Arguments {
     #[arg(long = "header", short = 'H', value_name = "K: V")]
     headers: Vec<String>,
     /// A bearer token. Other users of this machine can see it: `--token-file` is safer.
-    #[arg(long, conflicts_with = "token_file")]
+    // One token in 64 begins with a `-`.
+    #[arg(long, conflicts_with = "token_file", allow_hyphen_values = true)]
     token: Option<String>,
     /// A file with the bearer token; `-` for standard input.
     #[arg(long, value_name = "FILE")]

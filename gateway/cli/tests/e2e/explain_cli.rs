@@ -274,3 +274,11 @@ fn wrong_usage_is_2_and_says_what_is_wrong() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
     command.args(["explain", "-c", "/nowhere/edge.yaml"]).args(url).assert().code(2);
 }
+
+/// As one opaque token in 64 does.
+#[test]
+fn a_token_may_begin_with_a_hyphen() {
+    let offline = Offline::new();
+    let answer = json(&mut offline.orders("-Pq3x"), 1);
+    assert_eq!((&answer["reason"], &answer["status"]), (&"token.malformed".into(), &401.into()));
+}
