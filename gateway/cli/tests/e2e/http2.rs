@@ -385,3 +385,45 @@ async fn an_answer_before_the_end_of_the_body_is_brought_at_once() {
         assert_eq!(again.await.unwrap().status(), 200, "{driver}: the connection goes on");
     }
 }
+
+/// As gRPC streams do: each piece is answered before the next one is sent, to a backend that speaks HTTP/2.
+#[tokio::test]
+async fn pieces_go_both_ways_in_turn() {
+    let backend = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = backend.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (tcp, _) = backend.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(tcp).await.unwrap();
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    tokio::spawn(async move {
+                        let mut body = request.into_body();
+                        let mut sender = respond.send_response(Response::new(()), false).unwrap();
+                        while let Some(Ok(data)) = body.data().await {
+                            let _ = body.flow_control().release_capacity(data.len());
+                            sender.send_data(data, false).unwrap();
+                        }
+                        let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]);
+                        sender.send_trailers(trailers).unwrap();
+                    });
+                }
+            });
+        }
+    });
+    let config = CONFIG.replace("web: { ", "web: { protocol: h2, ");
+    let edge = edge(&config).with("LIMITS", "{}").with("UPSTREAM", address).start().await;
+    let mut client = connect(&edge, "direct").await;
+    let (response, mut sender) = send(&mut client, request("POST", "/", &[("te", "trailers")]), false).await;
+    sender.send_data(Bytes::from_static(b"piece 0"), false).unwrap();
+    let mut body = within("the response", response).await.unwrap().unwrap().into_body();
+    for at in 1..20 {
+        let echoed = within("the echo", body.data()).await.unwrap().unwrap().unwrap();
+        assert_eq!(echoed, format!("piece {}", at - 1).as_bytes());
+        let _ = body.flow_control().release_capacity(echoed.len());
+        sender.send_data(format!("piece {at}").into(), at == 19).unwrap();
+    }
+    let (rest, trailers, complete) = whole(body).await;
+    assert_eq!((rest.as_slice(), complete), (&b"piece 19"[..], true));
+    assert_eq!(trailers.unwrap()["grpc-status"], "0");
+}
