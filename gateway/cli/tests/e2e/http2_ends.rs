@@ -6,6 +6,7 @@ use super::support::edge;
 use bytes::Bytes;
 use h2::Reason;
 use h2::client::Builder;
+use portcullis_testkit::frames::{DATA, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE};
 use portcullis_testkit::{Answer, Behaviour, Client, Upstream, frames, until, within};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,14 +26,6 @@ shutdown: { drain: 20s }
 "#;
 
 const LISTENER: &str = "  - { name: pingora";
-
-const DATA: u8 = 0x0;
-const HEADERS: u8 = 0x1;
-const RST_STREAM: u8 = 0x3;
-const SETTINGS: u8 = 0x4;
-const PING: u8 = 0x6;
-const GOAWAY: u8 = 0x7;
-const WINDOW_UPDATE: u8 = 0x8;
 
 /// A client that answers neither SETTINGS nor PING.
 struct Silent(Client);
