@@ -49,6 +49,7 @@ pub struct Run {
     upstream: Upstream,
     traffic: Traffic,
     finished: bool,
+    ended: Option<Instant>,
 }
 
 /// What became of the way to the backends.
@@ -104,7 +105,13 @@ impl Run {
             upstream: Upstream::default(),
             traffic: Traffic::default(),
             finished: false,
+            ended: None,
         }
+    }
+
+    /// When the response had ended.
+    pub fn ended(&self) -> Option<Instant> {
+        self.ended
     }
 
     pub fn request(&self) -> &RequestHead {
@@ -385,7 +392,7 @@ impl Run {
 
     fn stamp(&self, response: &mut ResponseHead) {
         // Fits: a full head loses nothing but this convenience.
-        let _ = response.headers_mut().driver_set("x-decision-id", self.exchange.decision_id().as_str().as_bytes());
+        let _ = response.headers_mut().driver_put("x-decision-id", self.exchange.decision_id().as_bytes());
     }
 
     /// Counts so many bytes of the request body, which no filter looks at.
@@ -464,7 +471,9 @@ impl Run {
             plan.routes[at].route.chain.done(plan.routes[at].route.chain.len(), &self.exchange);
         }
         plan.chain.done(plan.chain.len(), &self.exchange);
-        let elapsed = self.started.elapsed();
+        let ended = Instant::now();
+        self.ended = Some(ended);
+        let elapsed = ended - self.started;
         let metrics = self.route.map_or(&plan.unrouted, |at| &plan.routes[at].metrics);
         metrics.finished(status, elapsed);
         if let (Some(pool), Some(duration)) = (&self.upstream.pool, self.upstream.duration) {

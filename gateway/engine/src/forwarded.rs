@@ -72,7 +72,7 @@ impl TrustedProxies {
             Some(host) => headers.driver_append("x-forwarded-host", &host),
             None => headers.driver_add("x-forwarded-host", authority.as_bytes()),
         };
-        let _ = headers.driver_add("x-decision-id", id.as_str().as_bytes());
+        let _ = headers.driver_add("x-decision-id", id.as_bytes());
     }
 }
 

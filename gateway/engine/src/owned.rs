@@ -5,6 +5,7 @@
 //! `_` (`X-User`, `x_user` and `X.User` are one variable there).
 
 use portcullis_plugin::Headers;
+use portcullis_plugin::headers::FRAMING;
 use std::collections::HashSet;
 
 /// A name up to this long is compared without allocating.
@@ -29,7 +30,8 @@ fn length_bit(length: usize) -> u64 {
 impl OwnedHeaders {
     pub fn new(names: impl IntoIterator<Item = String>) -> Self {
         let mut owned = Self::default();
-        for name in names {
+        // What frames a message is the driver's, whoever claims it.
+        for name in names.into_iter().filter(|name| !FRAMING.contains(&&*name.to_ascii_lowercase())) {
             owned.lengths |= length_bit(name.len());
             owned.names.insert(name.bytes().map(fold).collect());
         }
@@ -42,22 +44,26 @@ impl OwnedHeaders {
             return 0;
         }
         let before = headers.len();
-        headers.retain(|name, _| !self.owns(name));
+        headers.driver_retain(|name, _| !self.owns_bytes(name));
         before - headers.len()
     }
 
     /// Whether a field of that name would be stripped.
     pub fn owns(&self, name: &str) -> bool {
+        self.owns_bytes(name.as_bytes())
+    }
+
+    fn owns_bytes(&self, name: &[u8]) -> bool {
         if self.lengths & length_bit(name.len()) == 0 {
             return false;
         }
         let mut short = [0u8; SHORT];
         match short.get_mut(..name.len()) {
             Some(folded) => {
-                folded.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = fold(from));
+                folded.iter_mut().zip(name).for_each(|(to, from)| *to = fold(*from));
                 self.names.contains(&*folded)
             }
-            None => self.names.contains(name.bytes().map(fold).collect::<Vec<_>>().as_slice()),
+            None => self.names.contains(name.iter().map(|b| fold(*b)).collect::<Vec<_>>().as_slice()),
         }
     }
 }

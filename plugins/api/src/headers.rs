@@ -12,6 +12,9 @@ use std::ops::Range;
 pub const FRAMING: &[&str] =
     &["connection", "content-length", "host", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
 
+/// What a line of HTTP/1 has beside name and value.
+const LINE: usize = 4;
+
 /// The number of fields a head may have unless the listener says otherwise.
 pub const DEFAULT_MAX_FIELDS: usize = 100;
 
@@ -37,6 +40,8 @@ struct Field {
     /// Length, first and last letter folded: rejects nearly every other name without touching the buffer.
     tag: u16,
     dead: bool,
+    /// The buffer has it as a line of HTTP/1: name, colon, one space, value, CR LF.
+    line: bool,
 }
 
 /// Where in its buffer a field has its name, and where its value.
@@ -107,9 +112,16 @@ pub fn is_name(name: &[u8]) -> bool {
     !name.is_empty() && name.len() <= usize::from(u16::MAX) && name.iter().all(|b| TOKEN[usize::from(*b)])
 }
 
+/// Whether a name, of which the caller knows that it is one, is `lower` but for case. `lower` is of lower-case letters and `-`: of
+/// a name's bytes, no other has one of these when a letter's case is taken off.
+#[inline]
+pub fn is_named(name: &[u8], lower: &[u8]) -> bool {
+    name.len() == lower.len() && name.iter().zip(lower).fold(0, |differ, (a, b)| differ | ((a | 0x20) ^ b)) == 0
+}
+
 /// How many of the first bytes could be a name's.
 pub fn name_len(line: &[u8]) -> usize {
-    line.iter().take_while(|b| TOKEN[usize::from(**b)]).count()
+    line.iter().position(|b| !TOKEN[usize::from(*b)]).unwrap_or(line.len())
 }
 
 /// Whether `value` could be a field's value. Eight bytes are looked at in one step.
@@ -123,8 +135,16 @@ pub fn is_value(value: &[u8]) -> bool {
         (low | (delete.wrapping_sub(ONES) & !delete)) & HIGH != 0
     };
     let (words, rest) = value.as_chunks::<8>();
-    words.iter().all(|word| !suspicious(u64::from_le_bytes(*word)) || word.iter().all(|b| is_value_byte(*b)))
-        && rest.iter().all(|b| is_value_byte(*b))
+    let all = |word: &[u8; 8]| !suspicious(u64::from_le_bytes(*word)) || word.iter().all(|b| is_value_byte(*b));
+    // The last bytes together with some before them, which were looked at already.
+    words.iter().all(all) && value.last_chunk().map_or_else(|| rest.iter().all(|b| is_value_byte(*b)), all)
+}
+
+/// How many of the bytes could be no value's: in a head, those that end its lines and no others.
+pub fn count_controls(bytes: &[u8]) -> usize {
+    // Few enough for their number to fit into a byte, so that many are counted at a time.
+    let count = |chunk: &[u8]| chunk.iter().fold(0_u8, |count, b| count + u8::from(!is_value_byte(*b)));
+    bytes.chunks(128).map(|chunk| usize::from(count(chunk))).sum()
 }
 
 fn is_framing(name: &str) -> bool {
@@ -256,12 +276,16 @@ impl Headers {
 
     fn add(&mut self, name: &str, value: &[u8]) -> Result<(), HeaderError> {
         let at = self.buffer.len();
+        self.buffer.reserve(name.len() + value.len() + LINE);
         self.buffer.extend_from_slice(name.as_bytes());
+        self.buffer.extend_from_slice(b": ");
         self.buffer.extend_from_slice(value);
-        self.push(at..at + name.len(), at + name.len()..at + name.len() + value.len())
+        self.buffer.extend_from_slice(b"\r\n");
+        let value_at = at + name.len() + 2;
+        self.push(at..at + name.len(), value_at..value_at + value.len(), true)
     }
 
-    fn push(&mut self, name: Range<usize>, value: Range<usize>) -> Result<(), HeaderError> {
+    fn push(&mut self, name: Range<usize>, value: Range<usize>, line: bool) -> Result<(), HeaderError> {
         if self.live >= self.max_fields {
             return Err(HeaderError::TooMany);
         }
@@ -273,6 +297,7 @@ impl Headers {
             value_len: small(value.len())?,
             name_len: name.len() as u16,
             dead: false,
+            line,
         });
         self.live += 1;
         Ok(())
@@ -281,38 +306,46 @@ impl Headers {
 
 /// For the code that reads messages from and writes them to a connection. A filter has no use for these.
 impl Headers {
-    /// Copies the bytes of a head, to be indexed by [`driver_index`](Self::driver_index), with room for `more` of fields that
-    /// are added.
-    pub fn driver_new(section: &[u8], more: usize, max_fields: usize) -> Self {
-        let mut buffer = BYTES.with(|spares| spares.take(section.len() + more));
-        buffer.extend_from_slice(section);
+    /// Without fields, and with room for so many bytes of them.
+    pub fn driver_with_room(bytes: usize, max_fields: usize) -> Self {
+        let buffer = BYTES.with(|spares| spares.take(bytes));
         Self { buffer, fields: FIELDS.with(|spares| spares.take(24)), live: 0, max_fields }
     }
 
-    /// Names a field within the buffer. The caller has checked the name's and the value's bytes.
-    ///
-    /// # Errors
-    /// If there are too many fields, or the ranges are not within the buffer.
-    pub fn driver_index(&mut self, name: Range<usize>, value: Range<usize>) -> Result<(), HeaderError> {
-        let name_bytes = self.buffer.get(name.clone()).ok_or(HeaderError::Name)?;
-        if value.end > self.buffer.len() || value.start > value.end || !is_name(name_bytes) {
-            return Err(HeaderError::Value);
+    /// Appends every field to `out` as a line of HTTP/1, but for those of which `skip` says so by their name. Lines that follow one
+    /// another in the buffer are copied together.
+    pub fn driver_write_lines(&self, out: &mut Vec<u8>, mut skip: impl FnMut(&[u8]) -> bool) {
+        let mut run = 0..0;
+        for field in &self.fields {
+            if field.dead || skip(self.name_bytes(field)) {
+                continue;
+            }
+            let start = field.name as usize;
+            if field.line && start == run.end {
+                run.end = (field.value + field.value_len) as usize + 2;
+                continue;
+            }
+            out.extend_from_slice(self.buffer.get(run).unwrap_or_default());
+            if field.line {
+                run = start..(field.value + field.value_len) as usize + 2;
+                continue;
+            }
+            run = 0..0;
+            for part in [self.name_bytes(field), b": ", self.value(field), b"\r\n"] {
+                out.extend_from_slice(part);
+            }
         }
-        self.push(name, value)
+        out.extend_from_slice(self.buffer.get(run).unwrap_or_default());
     }
 
-    /// Names a field within the buffer of which the caller knows by [`name_len`] and [`is_value`] that it is one.
+    /// Replaces a field by one of the gateway's own.
     ///
     /// # Errors
-    /// If there are too many fields, or the ranges are not within the buffer.
-    pub fn driver_index_checked(&mut self, name: Range<usize>, value: Range<usize>) -> Result<(), HeaderError> {
-        if name.is_empty() || name.end > self.buffer.len() || name.len() > usize::from(u16::MAX) {
-            return Err(HeaderError::Name);
-        }
-        if value.end > self.buffer.len() || value.start > value.end {
-            return Err(HeaderError::Value);
-        }
-        self.push(name, value)
+    /// If there are too many fields.
+    pub fn driver_put(&mut self, name: &'static str, value: &[u8]) -> Result<(), HeaderError> {
+        debug_assert!(checked_bytes(name, value) == Ok(value));
+        self.drop_named(name);
+        self.add(name, value)
     }
 
     /// Adds a field whose name and value are the gateway's own, or were checked.
@@ -348,14 +381,16 @@ impl Headers {
         self.drop_named(name)
     }
 
-    /// Gives the buffer away, and where in it each field has its name and its value.
-    pub fn driver_into_parts(mut self) -> (Vec<u8>, Vec<Places>) {
+    /// Where in the buffer each field has its name and its value.
+    pub fn driver_places(&self) -> impl Iterator<Item = Places> {
         let span = |start: u32, len: usize| start as usize..start as usize + len;
         let live = self.fields.iter().filter(|field| !field.dead);
-        let places =
-            live.map(|field| (span(field.name, usize::from(field.name_len)), span(field.value, field.value_len as usize)));
-        let places = places.collect();
-        (std::mem::take(&mut self.buffer), places)
+        live.map(move |field| (span(field.name, usize::from(field.name_len)), span(field.value, field.value_len as usize)))
+    }
+
+    /// Gives the buffer away. What is left has places, and neither names nor values.
+    pub fn driver_take_buffer(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.buffer)
     }
 
     /// As [`iter`](Self::iter), without looking at each name once more to know that it is text.
@@ -372,6 +407,78 @@ impl Headers {
                 self.live -= 1;
             }
         }
+    }
+}
+
+/// The fields of a head that is being read: each is named by its place, and all are copied together once the end is found.
+pub struct ReadFields<'h> {
+    section: &'h [u8],
+    headers: Headers,
+}
+
+impl<'h> ReadFields<'h> {
+    /// `section` begins with the first field's line, and may go on behind the last one's.
+    pub fn new(section: &'h [u8], max_fields: usize) -> Self {
+        let fields = FIELDS.with(|spares| spares.take(24));
+        Self { section, headers: Headers { buffer: Vec::new(), fields, live: 0, max_fields } }
+    }
+
+    /// The field with its name and its value there. The caller knows by [`name_len`] that the name is one, and makes sure by
+    /// [`count_controls`] or [`is_value`] of the value.
+    ///
+    /// # Errors
+    /// If there are too many fields, or they are not within the section.
+    pub fn add(&mut self, name: Range<usize>, value: Range<usize>) -> Result<(), HeaderError> {
+        let headers = &mut self.headers;
+        let Some(name_bytes) = self.section.get(name.clone()) else { return Err(HeaderError::Name) };
+        let (Ok(name_len), Ok(end)) = (u16::try_from(name_bytes.len()), u32::try_from(value.end)) else {
+            return Err(HeaderError::TooMany);
+        };
+        if value.start > value.end || value.end > self.section.len() || name.end > value.start {
+            return Err(HeaderError::Value);
+        }
+        if headers.live >= headers.max_fields {
+            return Err(HeaderError::TooMany);
+        }
+        let line =
+            self.section.get(name.end..value.start) == Some(b": ") && self.section.get(value.end..value.end + 2) == Some(b"\r\n");
+        headers.fields.push(Field {
+            tag: tag(name_bytes),
+            // They end before `end`, which fits.
+            name: name.start as u32,
+            value: value.start as u32,
+            value_len: end - value.start as u32,
+            name_len,
+            dead: false,
+            line,
+        });
+        headers.live += 1;
+        Ok(())
+    }
+
+    /// Name and value of every field so far.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.headers.fields.iter().map(|field| {
+            let (name, value) = (field.name as usize, field.value as usize);
+            let within = |start: usize, len: usize| self.section.get(start..start + len).unwrap_or_default();
+            (within(name, usize::from(field.name_len)), within(value, field.value_len as usize))
+        })
+    }
+
+    /// Copies the section up to `end`, where the last field's line ends, with room for `more` bytes of fields that are added.
+    ///
+    /// # Errors
+    /// If a field goes beyond that.
+    pub fn finish(mut self, end: usize, more: usize) -> Result<Headers, HeaderError> {
+        let section = self.section.get(..end).ok_or(HeaderError::Value)?;
+        let beyond = |field: &Field| (field.value + field.value_len) as usize + if field.line { 2 } else { 0 } > end;
+        if self.headers.fields.last().is_some_and(beyond) {
+            return Err(HeaderError::Value);
+        }
+        let mut buffer = BYTES.with(|spares| spares.take(section.len() + more));
+        buffer.extend_from_slice(section);
+        self.headers.buffer = buffer;
+        Ok(self.headers)
     }
 }
 
@@ -411,6 +518,86 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn controls_are_counted_wherever_they_are() {
+        for byte in 0..=255 {
+            for at in [0, 15, 127, 128, 300, 511] {
+                let mut bytes = [b'x'; 512];
+                bytes[at] = byte;
+                assert_eq!(count_controls(&bytes), usize::from(!is_value_byte(byte)), "{byte} at {at}");
+            }
+        }
+        assert_eq!(count_controls(&[0; 1000]), 1000);
+    }
+
+    fn written(headers: &Headers, skip: impl FnMut(&[u8]) -> bool) -> String {
+        let mut out = Vec::new();
+        headers.driver_write_lines(&mut out, skip);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn lines_are_written_as_they_came_and_others_anew() {
+        let section = b"A: 1\r\nB:2\r\nC:  3\r\nD: 4 \r\nE: 5\r\nF: 6\r\n";
+        let mut fields = ReadFields::new(section, 10);
+        for (name, value) in [(0..1, 3..4), (6..7, 8..9), (11..12, 15..16), (18..19, 21..22), (25..26, 28..29), (31..32, 34..35)]
+        {
+            fields.add(name, value).unwrap();
+        }
+        let mut headers = fields.finish(section.len(), 0).unwrap();
+        assert_eq!(written(&headers, |_| false), "A: 1\r\nB: 2\r\nC: 3\r\nD: 4\r\nE: 5\r\nF: 6\r\n");
+        assert_eq!(written(&headers, |name| name == b"E"), "A: 1\r\nB: 2\r\nC: 3\r\nD: 4\r\nF: 6\r\n");
+        headers.set("c", "new").unwrap();
+        headers.remove("f");
+        headers.append("G", "").unwrap();
+        assert_eq!(written(&headers, |_| false), "A: 1\r\nB: 2\r\nD: 4\r\nE: 5\r\nc: new\r\nG: \r\n");
+        assert_eq!(written(&headers, |_| true), "");
+    }
+
+    #[test]
+    fn only_what_is_within_a_head_is_read_from_it() {
+        let section = b"A: 1\r\nB: 2\r\n\r\nsecret";
+        let fields = || ReadFields::new(section, 1);
+        assert_eq!(fields().add(0..1, 3..99), Err(HeaderError::Value));
+        assert_eq!(fields().add(90..99, 100..101), Err(HeaderError::Name));
+        assert_eq!(fields().add(3..4, 0..1), Err(HeaderError::Value));
+        let mut fields = fields();
+        fields.add(6..7, 9..10).unwrap();
+        assert_eq!(fields.add(0..1, 3..4), Err(HeaderError::TooMany));
+        assert_eq!(fields.iter().collect::<Vec<_>>(), [(&b"B"[..], &b"2"[..])]);
+        let headers = fields.finish(12, 0).unwrap();
+        assert_eq!((headers.get("b"), headers.len()), (Some(&b"2"[..]), 1));
+        let mut beyond = ReadFields::new(section, 1);
+        beyond.add(6..7, 9..10).unwrap();
+        assert!(beyond.finish(11, 0).is_err());
+    }
+
+    #[test]
+    fn names_are_compared_whole() {
+        for (name, lower, same) in [
+            (&b"Content-Length"[..], &b"content-length"[..], true),
+            (b"CONTENT-LENGTH", b"content-length", true),
+            (b"Content_Length", b"content-length", false),
+            (b"Content-Lengt", b"content-length", false),
+            (b"Content-Lengths", b"content-length", false),
+            (b"tE", b"te", true),
+            (b"td", b"te", false),
+        ] {
+            assert_eq!(is_named(name, lower), same, "{}", name.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_field_that_did_not_fit_is_not_written_with_the_next() {
+        let mut headers = Headers::with_limit(2);
+        headers.append("a", "1").unwrap();
+        headers.append("b", "2").unwrap();
+        assert_eq!(headers.append("secret", "3"), Err(HeaderError::TooMany));
+        headers.remove("a");
+        headers.append("c", "4").unwrap();
+        assert_eq!(written(&headers, |_| false), "b: 2\r\nc: 4\r\n");
     }
 
     fn sample() -> Headers {

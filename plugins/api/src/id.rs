@@ -10,12 +10,15 @@ impl DecisionId {
     pub fn random() -> Self {
         const HEX: &[u8; 16] = b"0123456789abcdef";
         let mut text = [0; 24];
-        let (high, low) = (fastrand::u64(..), fastrand::u32(..));
-        for (i, digit) in text.iter_mut().enumerate() {
-            let nibble = if i < 16 { (high >> (i * 4)) as usize } else { (low >> ((i - 16) * 4)) as usize };
-            *digit = HEX[nibble & 15];
+        let bits = fastrand::u128(..).to_le_bytes();
+        for (digits, byte) in text.as_chunks_mut::<2>().0.iter_mut().zip(bits) {
+            *digits = [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
         }
         Self(text)
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
     }
 
     pub fn as_str(&self) -> &str {

@@ -43,9 +43,10 @@ thread_local! {
 
 /// A text in a buffer that was used before, if there is one. For the code that makes heads.
 pub fn driver_text(text: &str) -> String {
-    let mut bytes = BYTES.with(|spares| spares.take(text.len()));
-    bytes.extend_from_slice(text.as_bytes());
-    String::from_utf8(bytes).unwrap_or_default()
+    // Empty, which is a text.
+    let mut copy = String::from_utf8(BYTES.with(|spares| spares.take(text.len()))).unwrap_or_default();
+    copy.push_str(text);
+    copy
 }
 
 /// Keeps the buffer of a text that is not needed any more.

@@ -6,7 +6,7 @@
 
 use super::gate::Gate;
 use super::judge::{Judged, judge};
-use super::lent::{Lent, Spares};
+use super::lent::{Desk, Lent, hand_over, take};
 use super::pingora::{Driver, Inbound};
 use super::stop::Stop;
 use super::timer::Timer;
@@ -25,7 +25,7 @@ use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora_proxy::HttpProxy;
 use portcullis_plugin::{Finding, RequestHead, Scheme, Version, reason};
-use std::cell::RefCell;
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -70,41 +70,49 @@ struct Hand {
 type Served = Option<(Hand, Duration)>;
 
 thread_local! {
-    static REQUESTS: Spares<Served> = const { RefCell::new(Vec::new()) };
+    static REQUESTS: Desk<Hand, Served> = const { Desk::new() };
 }
 
-/// Serves one request, of which at least the first byte is there.
-async fn request(hand: Hand) -> Served {
-    let Hand { serving, mut gate, client, mut timer } = hand;
-    let scheme = if client.connection.tls.is_some() { Scheme::Https } else { Scheme::Http };
-    let Received { snapshot, plan, request, framing } = serving.read_head(&mut gate, &client, scheme).await?;
-    let judged = judge(&client, snapshot, Arc::clone(&plan), request, framing).await;
-    let asked = Asked {
-        driver: plan.driver,
-        upgrade: framing.upgrade,
-        looks_at_bodies: judged.run.looks_at_bodies(),
-        backend_http1: match &judged.next {
-            Next::Forward(pool) => Some(pool.speaks_http1()),
-            Next::Reply(_) => None,
-        },
-    };
-    let again = match which(asked) {
-        Which::Direct => {
-            plan.metrics.direct.inc();
-            direct::serve(&mut *gate, &mut timer, judged, &serving.shutdown).await
-        }
-        Which::Pingora => {
-            plan.metrics.pingora.inc();
-            let (back, again) = serving.through_pingora(gate, judged).await?;
-            gate = back;
-            again
-        }
-    };
-    if !again || !client.is_listed() {
-        pingora::protocols::Shutdown::shutdown(&mut *gate).await;
-        return None;
+/// Serves requests, of each of which at least the first byte is there. Not made of a future for each: that would be copied.
+async fn worker() -> Infallible {
+    loop {
+        let Hand { serving, mut gate, client, mut timer } = take(&REQUESTS).await;
+        let served = 'one: {
+            let scheme = if client.connection.tls.is_some() { Scheme::Https } else { Scheme::Http };
+            let Some(received) = serving.read_head(&mut gate, &client, scheme).await else { break 'one None };
+            let Received { snapshot, plan, request, framing } = received;
+            let judged = judge(&client, snapshot, Arc::clone(&plan), request, framing).await;
+            let asked = Asked {
+                driver: plan.driver,
+                upgrade: framing.upgrade,
+                looks_at_bodies: judged.run.looks_at_bodies(),
+                backend_http1: match &judged.next {
+                    Next::Forward(pool) => Some(pool.speaks_http1()),
+                    Next::Reply(_) => None,
+                },
+            };
+            let again = match which(asked) {
+                Which::Direct => {
+                    plan.metrics.direct.inc();
+                    direct::serve(&mut *gate, &mut timer, judged, &serving.shutdown).await
+                }
+                Which::Pingora => {
+                    plan.metrics.pingora.inc();
+                    let Some((back, again)) = serving.through_pingora(gate, judged).await else { break 'one None };
+                    gate = back;
+                    timer.restart();
+                    again
+                }
+            };
+            if !again || !client.is_listed() {
+                pingora::protocols::Shutdown::shutdown(&mut *gate).await;
+                break 'one None;
+            }
+            let idle = plan.settings.limits.idle_timeout.get();
+            Some((Hand { serving, gate, client, timer }, idle))
+        };
+        hand_over(&REQUESTS, served);
     }
-    Some((Hand { serving, gate, client, timer }, plan.settings.limits.idle_timeout.get()))
 }
 
 impl Serving {
@@ -133,7 +141,6 @@ impl Serving {
             if hand.gate.buffered().is_empty() {
                 let Hand { gate, timer, .. } = &mut hand;
                 gate.rest();
-                timer.restart();
                 let more = poll_fn(|context| {
                     if stop.poll(context).is_ready() {
                         return Poll::Ready(More::Stop);
@@ -152,7 +159,7 @@ impl Serving {
                     }
                 }
             }
-            let Some(served) = Lent::new(&REQUESTS, request(hand)).await else { return };
+            let Some(served) = Lent::new(&REQUESTS, hand, worker).await else { return };
             (hand, patience) = served;
         }
     }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use pingora::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
+use portcullis_plugin::headers::is_named;
 use portcullis_plugin::{Headers, RequestHead, ResponseHead};
 use std::io;
 
@@ -62,6 +63,11 @@ fn invalid(what: &str) -> Box<Error> {
     Error::explain(ErrorType::InvalidHTTPHeader, format!("{what} of the response is invalid"))
 }
 
+/// Whether it is one of these, whatever its bytes.
+fn is_one(name: &[u8], known: &[&str]) -> bool {
+    known.iter().any(|known| known.len() == name.len() && known.as_bytes().eq_ignore_ascii_case(name))
+}
+
 /// Takes out what a backend says of its own connection: the client has another one, and none of its business there (RFC
 /// 9110, section 7.6.1). `Transfer-Encoding` stays, because Pingora frames the message by it, and so do the fields that
 /// make a 101 or a 426 what it is.
@@ -72,7 +78,7 @@ pub fn strip_hop_fields(response: &mut ResponseHead) {
     let mut nominated: Vec<String> = Vec::new();
     for value in response.headers().get_all("connection") {
         for name in value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
-            if !name.is_empty() && !NEVER_NOMINATED.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(name)) {
+            if !name.is_empty() && !is_one(name, NEVER_NOMINATED) {
                 nominated.push(String::from_utf8_lossy(name).to_ascii_lowercase());
             }
         }
@@ -83,7 +89,7 @@ pub fn strip_hop_fields(response: &mut ResponseHead) {
         if nominated.is_empty() && !matches!(name.len(), 2 | 7 | 10 | 16 | 18) {
             return true;
         }
-        let is = |known: &&str| known.as_bytes().eq_ignore_ascii_case(name);
+        let is = |known: &&str| is_named(name, known.as_bytes());
         if is(&"connection") {
             return status == 101;
         }
@@ -118,16 +124,16 @@ pub fn write_response(head: &ResponseHead, target: &mut ResponseHeader) -> Resul
 /// # Errors
 /// If a field is none that the library would send.
 pub fn http2_response(head: ResponseHead) -> io::Result<http::Response<()>> {
-    const OF_CONNECTIONS: &[&[u8]] = &[b"transfer-encoding", b"connection", b"upgrade", b"keep-alive", b"proxy-connection"];
+    const OF_CONNECTIONS: &[&str] = &["transfer-encoding", "connection", "upgrade", "keep-alive", "proxy-connection"];
     let invalid = |_| io::Error::from(io::ErrorKind::InvalidData);
     let status = http::StatusCode::from_u16(head.status()).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
-    let (buffer, fields) = head.driver_into_headers().driver_into_parts();
+    let mut fields = head.driver_into_headers();
     // All values are pieces of one buffer.
-    let buffer = Bytes::from(buffer);
+    let buffer = Bytes::from(fields.driver_take_buffer());
     let mut headers = http::HeaderMap::with_capacity(fields.len());
-    for (name, value) in fields {
+    for (name, value) in fields.driver_places() {
         let name = buffer.get(name).unwrap_or_default();
-        if OF_CONNECTIONS.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+        if matches!(name.len(), 7 | 10 | 16 | 17) && is_one(name, OF_CONNECTIONS) {
             continue;
         }
         let name = http::HeaderName::from_bytes(name).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;

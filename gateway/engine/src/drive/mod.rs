@@ -6,7 +6,7 @@
 //! - [`judge`]: the exchange's verdict on the head, with which both drivers begin
 //! - [`which`]: the driver of each request
 //! - [`direct`]: to backends that speak HTTP/1, without Pingora's proxy; [`timer`] is its clock
-//! - [`lent`]: the place of a request's future
+//! - [`lent`] and [`spare`]: what a thread lends to requests, so that they need no allocation
 //! - [`stop`]: the wait for the end of the gateway
 //! - [`convert`]: between our heads and Pingora's
 //! - [`pingora`]: the only implementation of `ProxyHttp`; its phases call the exchange
@@ -20,6 +20,7 @@ pub mod http2;
 pub mod judge;
 mod lent;
 pub mod pingora;
+mod spare;
 mod stop;
 pub mod timer;
 pub mod which;

@@ -20,18 +20,25 @@ pub struct Timer {
     sleep: Option<(Id, Pin<Box<Sleep>>)>,
     /// When the wait is over; `None` while nothing is waited for.
     due: Option<Instant>,
+    /// When the next wait begins; `None` for when it is first polled.
+    since: Option<Instant>,
 }
 
 impl Timer {
     /// What was waited for has come: the next wait has its whole time.
     pub fn restart(&mut self) {
-        self.due = None;
+        (self.due, self.since) = (None, None);
+    }
+
+    /// As [`restart`](Self::restart), by a clock that was read just now.
+    pub fn restart_at(&mut self, now: Instant) {
+        (self.due, self.since) = (None, Some(now));
     }
 
     /// Ready when the wait has lasted for `limit`, or `end` has come.
     pub fn poll(&mut self, context: &mut Context<'_>, limit: Duration, end: Option<Instant>) -> Poll<()> {
         let due = *self.due.get_or_insert_with(|| {
-            let due = Instant::now() + limit;
+            let due = self.since.take().unwrap_or_else(Instant::now) + limit;
             end.map_or(due, |end| end.min(due))
         });
         let (_, sleep) = self.sleep.get_or_insert_with(|| spare(due));

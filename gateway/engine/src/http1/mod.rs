@@ -1,5 +1,6 @@
 //! HTTP/1 on the wire: the strict parsers of request and response heads, and the writers of what they have become.
 
+mod lines;
 mod parse;
 mod response;
 mod write;

@@ -8,10 +8,11 @@
 //! Each line is looked at once, however the bytes arrive. The fields are copied once, into the buffer that [`Headers`]
 //! then owns; nothing is copied before the head is complete.
 
+use super::lines::{BareLf, LINE_END, lines, split_field};
 use super::{FIELD_ROOM, HeadLimits};
 use crate::normalise::{LONGEST_TARGET, Refusal, shown};
 use memchr::memchr;
-use portcullis_plugin::headers::{is_token_byte, is_value, name_len};
+use portcullis_plugin::headers::{ReadFields, count_controls, is_token_byte, is_value};
 use portcullis_plugin::{Headers, Method, Version, driver_text};
 use std::ops::Range;
 
@@ -87,6 +88,11 @@ impl Parser {
 
     fn advance(&mut self, buffer: &[u8], limits: &HeadLimits) -> Result<Parsed, Refusal> {
         let window = buffer.get(..limits.bytes).unwrap_or(buffer);
+        if self.searched == 0
+            && let Some(parsed) = at_once(window, limits)
+        {
+            return Ok(parsed);
+        }
         loop {
             if self.request.is_none() {
                 check_first_byte(window.get(self.line))?;
@@ -98,7 +104,7 @@ impl Parser {
             };
             let end = self.searched + offset;
             let line = window.get(self.line..end).unwrap_or_default();
-            let line = line.strip_suffix(b"\r").ok_or_else(|| Refusal::ambiguous("lines that end with CR LF", "a bare LF"))?;
+            let line = line.strip_suffix(b"\r").ok_or_else(|| bare_lf(BareLf))?;
             let start = std::mem::replace(&mut self.line, end + 1);
             self.searched = self.line;
             match self.request.take() {
@@ -119,6 +125,22 @@ impl Parser {
             }
         }
     }
+}
+
+/// A head that is there to its end, and nothing is wrong with it. Of any other, what there is to say is said line by line.
+fn at_once(window: &[u8], limits: &HeadLimits) -> Option<Parsed> {
+    let (_, first) = lines(window).next()?.ok()?;
+    let start = first.len() + LINE_END;
+    let request = request_line(first, 0, start).ok()?;
+    let (headers, end) = fields(window.get(start..)?, limits).ok()??;
+    let (fields, target) = (window.get(start..start + end)?, window.get(request.target.clone())?);
+    // All lines at once: each ends with two control characters, and there are to be no more.
+    if headers.len() > limits.fields || count_controls(fields) != LINE_END * headers.len() {
+        return None;
+    }
+    let RequestLine { method, version, .. } = request;
+    let head = RawHead { method, target: text(target), version, headers };
+    Some(Parsed::Complete { head, len: start + end + LINE_END })
 }
 
 /// Says early that this is not HTTP, such as a TLS handshake: it might never send a line end.
@@ -161,21 +183,35 @@ fn request_line(line: &[u8], start: usize, end: usize) -> Result<RequestLine, Re
     Ok(RequestLine { method, target: start + first + 1..start + last, version, end })
 }
 
-/// Copies the fields, which end where the empty line starts, and indexes them.
+/// The head, of which all lines but the names and colons in them were looked at. The fields end where the empty line starts.
 fn assemble(request: RequestLine, buffer: &[u8], end: usize, limits: &HeadLimits) -> Result<RawHead, Refusal> {
     let RequestLine { method, target, version, end: start } = request;
-    let section = buffer.get(start..end).unwrap_or_default();
-    let mut headers = Headers::driver_new(section, BYTES_FOR_NEW_FIELDS, limits.fields.saturating_add(FIELD_ROOM));
-    let mut at = 0;
-    while let Some(offset) = memchr(b'\n', section.get(at..).unwrap_or_default()) {
-        // Each line ends with CR LF: `advance` has looked.
-        let line = section.get(at..(at + offset).saturating_sub(1)).unwrap_or_default();
-        field_line(line, at, &mut headers, limits)?;
-        at += offset + 1;
+    let section = buffer.get(start..end + LINE_END).unwrap_or_default();
+    let Some((headers, _)) = fields(section, limits)? else { return Err(limits.exceeded()) };
+    Ok(RawHead { method, target: text(buffer.get(target).unwrap_or_default()), version, headers })
+}
+
+/// Reads the fields up to the empty line, and says where that is. `None`: it is not there.
+fn fields(section: &[u8], limits: &HeadLimits) -> Result<Option<(Headers, usize)>, Refusal> {
+    let mut fields = ReadFields::new(section, limits.fields.saturating_add(FIELD_ROOM));
+    for line in lines(section) {
+        let (at, line) = line.map_err(bare_lf)?;
+        if line.is_empty() {
+            return fields.finish(at, BYTES_FOR_NEW_FIELDS).map(|headers| Some((headers, at))).map_err(|_| limits.exceeded());
+        }
+        let Some((name, value)) = split_field(line) else { return Err(no_field(line)) };
+        fields.add(at..at + name, at + value.start..at + value.end).map_err(|_| limits.exceeded())?;
     }
-    let target = buffer.get(target).and_then(|target| std::str::from_utf8(target).ok()).unwrap_or_default();
-    let target = driver_text(target);
-    Ok(RawHead { method, target, version, headers })
+    Ok(None)
+}
+
+/// A target, which is visible ASCII.
+fn text(target: &[u8]) -> String {
+    driver_text(std::str::from_utf8(target).unwrap_or_default())
+}
+
+fn bare_lf(BareLf: BareLf) -> Refusal {
+    Refusal::ambiguous("lines that end with CR LF", "a bare LF")
 }
 
 /// Control characters in a field, as soon as its line is there: a bare CR could pass for its end.
@@ -186,22 +222,6 @@ fn check_bytes(line: &[u8]) -> Result<(), Refusal> {
         return Err(Refusal::ambiguous("a field without control characters", format!("field {}", shown(name))));
     }
     Ok(())
-}
-
-/// RFC 9112, section 5. Its bytes are checked already.
-fn field_line(line: &[u8], at: usize, headers: &mut Headers, limits: &HeadLimits) -> Result<(), Refusal> {
-    let colon = name_len(line);
-    if line.get(colon) != Some(&b':') || colon == 0 {
-        return Err(no_field(line));
-    }
-    let value = &line[colon + 1..];
-    let blank = |b: &&u8| matches!(b, b' ' | b'\t');
-    let leading = value.iter().take_while(blank).count();
-    let trailing = value.iter().skip(leading).rev().take_while(blank).count();
-    let value_at = at + colon + 1;
-    headers
-        .driver_index_checked(at..at + colon, value_at + leading..value_at + value.len() - trailing)
-        .map_err(|_| limits.exceeded())
 }
 
 /// What is wrong with a line that does not begin with a name and a colon.

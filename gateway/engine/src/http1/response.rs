@@ -3,20 +3,16 @@
 //! Bare CR or LF, folded lines, blanks before a colon, control characters and versions other than 1.0 and 1.1 are refused, as
 //! in requests.
 
+use super::lines::{BareLf, LINE_END, lines, split_field};
 use crate::normalise::{Refusal, ResponseFraming, ResponseSurvey, shown};
-use memchr::{memchr, memmem};
-use portcullis_plugin::headers::{is_value_byte, name_len};
-use portcullis_plugin::{Headers, ResponseHead};
-use std::sync::LazyLock;
+use memchr::memchr;
+use portcullis_plugin::ResponseHead;
+use portcullis_plugin::headers::{ReadFields, count_controls, is_value};
 
 /// From the first byte of the status line to the last of the empty line.
 const MAX_BYTES: usize = 128 << 10;
 /// A backend may send more fields than a client may; the limit is only against memory.
 const MAX_FIELDS: usize = 1000;
-
-/// The last two line ends of a head.
-const EMPTY_LINE: &[u8] = b"\r\n\r\n";
-static END: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new(EMPTY_LINE));
 
 /// A response head in its one reading.
 #[derive(Debug, Clone)]
@@ -51,15 +47,13 @@ impl ResponseParser {
             return Err(Refusal::upstream("HTTP/1.0 or HTTP/1.1", "something else"));
         }
         if self.searched == 0
-            && let Some(end) = END.find(buffer.get(..MAX_BYTES).unwrap_or(buffer))
+            && let Some(response) = assemble(buffer.get(..MAX_BYTES).unwrap_or(buffer))?
         {
-            // There at once, as nearly all are. Each line's own end is looked at in its place.
-            return assemble(buffer.get(..end + EMPTY_LINE.len()).unwrap_or_default()).map(Some);
+            return Ok(Some(response));
         }
         while let Some(offset) = memchr(b'\n', buffer.get(self.searched..).unwrap_or_default()) {
             let end = self.searched + offset;
-            let line = buffer.get(self.line..end).unwrap_or_default();
-            let line = whole_line(line)?;
+            let line = buffer.get(self.line..end).and_then(|line| line.strip_suffix(b"\r")).ok_or_else(|| bare_lf(BareLf))?;
             self.line = end + 1;
             self.searched = self.line;
             if self.line > MAX_BYTES {
@@ -68,7 +62,7 @@ impl ResponseParser {
             if line.is_empty() {
                 let len = self.line;
                 *self = Self::default();
-                return assemble(buffer.get(..len).unwrap_or_default()).map(Some);
+                return assemble(buffer.get(..len).unwrap_or_default());
             }
         }
         self.searched = buffer.len();
@@ -76,35 +70,51 @@ impl ResponseParser {
     }
 }
 
-/// The line before its line end, of which `line` has the CR.
-fn whole_line(line: &[u8]) -> Result<&[u8], Refusal> {
-    line.strip_suffix(b"\r").ok_or_else(|| Refusal::upstream("lines that end with CR LF", "a bare LF"))
+fn bare_lf(BareLf: BareLf) -> Refusal {
+    Refusal::upstream("lines that end with CR LF", "a bare LF")
 }
 
 fn too_large() -> Refusal {
     Refusal::upstream(format!("a head of at most {MAX_BYTES} bytes and {MAX_FIELDS} fields"), "a larger one")
 }
 
-/// The last line of `head` is empty.
-fn assemble(head: &[u8]) -> Result<Response, Refusal> {
-    let start = memchr(b'\n', head).map_or(head.len(), |at| at + 1);
-    let (status, http10) = status_line(whole_line(head.get(..start.saturating_sub(1)).unwrap_or_default())?)?;
-    let section = head.get(start..head.len().saturating_sub(2)).unwrap_or_default();
-    // Room for the decision id and a few fields of filters.
-    let mut headers = Headers::driver_new(section, 256, MAX_FIELDS);
+/// Reads a head that is there to its end, as nearly all are as soon as the first of their bytes are. `None`: it is not.
+fn assemble(buffer: &[u8]) -> Result<Option<Response>, Refusal> {
+    let Some(first) = lines(buffer).next() else { return Ok(None) };
+    let (_, first) = first.map_err(bare_lf)?;
+    let (status, http10) = status_line(first)?;
+    let start = first.len() + LINE_END;
+    let section = buffer.get(start..).unwrap_or_default();
+    let mut fields = ReadFields::new(section, MAX_FIELDS);
     let mut survey = ResponseSurvey::default();
-    let mut at = 0;
-    while let Some(offset) = memchr(b'\n', section.get(at..).unwrap_or_default()) {
-        let line = whole_line(section.get(at..at + offset).unwrap_or_default())?;
-        field_line(line, at, &mut headers, &mut survey)?;
-        at += offset + 1;
+    let mut count = 0;
+    let mut end = None;
+    for line in lines(section) {
+        let (at, line) = line.map_err(bare_lf)?;
+        if line.is_empty() {
+            end = Some(at);
+            break;
+        }
+        let Some((name, value)) = split_field(line) else { return Err(no_field(line)) };
+        survey.take_checked(line.get(..name).unwrap_or_default(), line.get(value.clone()).unwrap_or_default())?;
+        fields.add(at..at + name, at + value.start..at + value.end).map_err(|_| too_large())?;
+        count += 1;
     }
+    let Some(end) = end else { return Ok(None) };
+    // All values at once: every line ends with two control characters, and there are to be no more.
+    if count_controls(section.get(..end).unwrap_or_default()) != LINE_END * count
+        && let Some((name, _)) = fields.iter().find(|(_, value)| !is_value(value))
+    {
+        return Err(Refusal::upstream("a field value without control characters", shown(name)));
+    }
+    // Room for the decision id and a few fields of filters.
+    let headers = fields.finish(end, 256).map_err(|_| too_large())?;
     let framing = survey.framing(status)?;
     if http10 && framing.chunked {
         return Err(Refusal::upstream("Transfer-Encoding in HTTP/1.1 only", "HTTP/1.0"));
     }
     let keep_alive = !survey.close && (!http10 || survey.keep_alive);
-    Ok(Response { head: ResponseHead::new(status, headers), framing, keep_alive, len: head.len() })
+    Ok(Some(Response { head: ResponseHead::new(status, headers), framing, keep_alive, len: start + end + LINE_END }))
 }
 
 /// RFC 9112, section 4. The reason phrase says nothing, and may be missing together with its space.
@@ -116,29 +126,11 @@ fn status_line(line: &[u8]) -> Result<(u16, bool), Refusal> {
         _ => return Err(refuse()),
     };
     let (Some([a, b, c]), rest) = (line.get(9..12), line.get(12..).unwrap_or_default()) else { return Err(refuse()) };
-    if ![a, b, c].iter().all(|digit| digit.is_ascii_digit())
-        || !(rest.is_empty() || rest.starts_with(b" "))
-        || !rest.iter().all(|b| is_value_byte(*b))
-    {
+    if ![a, b, c].iter().all(|digit| digit.is_ascii_digit()) || !(rest.is_empty() || rest.starts_with(b" ")) || !is_value(rest) {
         return Err(refuse());
     }
     let digit = |byte: &u8| u16::from(byte - b'0');
     Ok((digit(a) * 100 + digit(b) * 10 + digit(c), http10))
-}
-
-/// RFC 9112, section 5.
-fn field_line(line: &[u8], at: usize, headers: &mut Headers, survey: &mut ResponseSurvey) -> Result<(), Refusal> {
-    let colon = name_len(line);
-    if line.get(colon) != Some(&b':') || colon == 0 {
-        return Err(no_field(line));
-    }
-    let (name, value) = (&line[..colon], &line[colon + 1..]);
-    let blank = |b: &&u8| matches!(b, b' ' | b'\t');
-    let leading = value.iter().take_while(blank).count();
-    let trailing = value.iter().skip(leading).rev().take_while(blank).count();
-    survey.take(name, value)?;
-    let value_at = at + colon + 1;
-    headers.driver_index_checked(at..at + colon, value_at + leading..value_at + value.len() - trailing).map_err(|_| too_large())
 }
 
 /// What is wrong with a line that does not begin with a name and a colon.

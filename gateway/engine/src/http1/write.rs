@@ -1,6 +1,7 @@
 //! Writes heads in the one form that every HTTP/1 parser reads alike.
 
 use crate::normalise::{BodyLength, Framing, is_of_this_hop};
+use portcullis_plugin::headers::is_named;
 use portcullis_plugin::{RequestHead, ResponseHead, Version};
 
 /// Appends the head to `out`, for a parser behind this one. The framing fields are written from `framing`, and from nothing
@@ -14,11 +15,7 @@ pub fn write_head(head: &RequestHead, framing: &Framing, out: &mut Vec<u8>) {
     if !head.authority().is_empty() {
         field(out, "Host", head.authority().as_bytes());
     }
-    for (name, value) in head.headers().driver_iter() {
-        if !is_of_this_hop(name) {
-            field(out, name, value);
-        }
-    }
+    head.headers().driver_write_lines(out, is_of_this_hop);
     match framing.body {
         BodyLength::None => {}
         BodyLength::Exact(length) => field(out, "Content-Length", itoa::Buffer::new().format(length).as_bytes()),
@@ -48,12 +45,12 @@ pub fn write_upstream(head: &RequestHead, host: &str, body: BodyLength, out: &mu
     if !host.is_empty() {
         field(out, "Host", host.as_bytes());
     }
-    for (name, value) in head.headers().driver_iter() {
-        // What the normaliser put back of the framing is written below; a filter can set none of these.
-        if !(name.eq_ignore_ascii_case(b"content-length") || name.eq_ignore_ascii_case(b"te")) {
-            field(out, name, value);
-        }
-    }
+    // What the normaliser put back of the framing is written below; a filter can set none of these.
+    head.headers().driver_write_lines(out, |name| match name.len() {
+        14 => is_named(name, b"content-length"),
+        2 => is_named(name, b"te"),
+        _ => false,
+    });
     match body {
         BodyLength::None => {}
         BodyLength::Exact(length) => field(out, "Content-Length", itoa::Buffer::new().format(length).as_bytes()),
@@ -66,18 +63,22 @@ pub fn write_upstream(head: &RequestHead, host: &str, body: BodyLength, out: &mu
 /// `Transfer-Encoding` of `head` is never taken over, `Content-Length` only without `chunked`.
 pub fn write_response(head: &ResponseHead, chunked: bool, connection: Option<&str>, out: &mut Vec<u8>) {
     let status = head.status();
-    out.extend_from_slice(b"HTTP/1.1 ");
-    out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes());
-    out.push(b' ');
-    let reason = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
-    out.extend_from_slice(reason.unwrap_or_default().as_bytes());
-    out.extend_from_slice(b"\r\n");
-    for (name, value) in head.headers().driver_iter() {
-        let framing = name.eq_ignore_ascii_case(b"transfer-encoding") || chunked && name.eq_ignore_ascii_case(b"content-length");
-        if !framing {
-            field(out, name, value);
-        }
+    if status == 200 {
+        // What nearly all of them say.
+        out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+    } else {
+        out.extend_from_slice(b"HTTP/1.1 ");
+        out.extend_from_slice(itoa::Buffer::new().format(status).as_bytes());
+        out.push(b' ');
+        let reason = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+        out.extend_from_slice(reason.unwrap_or_default().as_bytes());
+        out.extend_from_slice(b"\r\n");
     }
+    head.headers().driver_write_lines(out, |name| match name.len() {
+        17 => is_named(name, b"transfer-encoding"),
+        14 => chunked && is_named(name, b"content-length"),
+        _ => false,
+    });
     if chunked {
         field(out, "Transfer-Encoding", b"chunked");
     }

@@ -59,8 +59,58 @@ const MOST_NOMINATED: usize = 16;
 /// The longest name that is known here.
 const LONGEST_KNOWN: usize = 32;
 
+/// The names that are known here, besides those in `SINGLE`.
+const OTHERS: &[(&str, Known)] = &[
+    ("host", Known::Host),
+    ("content-length", Known::ContentLength),
+    ("transfer-encoding", Known::TransferEncoding),
+    ("connection", Known::Connection),
+    ("upgrade", Known::Upgrade),
+    ("te", Known::Te),
+    ("expect", Known::Expect),
+    ("cookie", Known::Cookie),
+    ("keep-alive", Known::Hop),
+    ("proxy-connection", Known::Hop),
+    ("trailer", Known::Hop),
+    ("http2-settings", Known::Hop),
+    ("proxy-authenticate", Known::Hop),
+    ("forwarded", Known::Forwarded),
+];
+
+/// What begins so is known, too.
+const FORWARDED: &str = "x-forwarded-";
+
+/// For each length of a name, the first letters that known names of this length have, a bit for each.
+const FIRST_LETTERS: [u32; LONGEST_KNOWN + 1] = {
+    const fn add(letters: &mut [u32; LONGEST_KNOWN + 1], name: &str) {
+        letters[name.len()] |= 1 << (name.as_bytes()[0] & 31);
+    }
+    let mut letters = [0; LONGEST_KNOWN + 1];
+    let mut at = 0;
+    while at < SINGLE.len() {
+        add(&mut letters, SINGLE[at]);
+        at += 1;
+    }
+    at = 0;
+    while at < OTHERS.len() {
+        add(&mut letters, OTHERS[at].0);
+        at += 1;
+    }
+    let mut length = FORWARDED.len();
+    while length < letters.len() {
+        letters[length] |= 1 << (b'x' & 31);
+        length += 1;
+    }
+    letters
+};
+
 /// The field of that name with any punctuation read as `-`, as CGI-like servers do, and whether it had other than `-`.
 fn known(name: &[u8]) -> Option<(Known, bool)> {
+    // Nearly every other field is told by its length and first letter.
+    let first = name.first().map_or(0, |first| 1_u32 << (first & 31));
+    if FIRST_LETTERS.get(name.len()).is_none_or(|letters| letters & first == 0) {
+        return None;
+    }
     let mut folded = [0u8; LONGEST_KNOWN];
     let folded = folded.get_mut(..name.len())?;
     let mut look_alike = false;
@@ -70,20 +120,11 @@ fn known(name: &[u8]) -> Option<(Known, bool)> {
         *to = if punctuation { b'-' } else { from.to_ascii_lowercase() };
     }
     let folded: &[u8] = folded;
-    let known = match folded {
-        b"host" => Known::Host,
-        b"content-length" => Known::ContentLength,
-        b"transfer-encoding" => Known::TransferEncoding,
-        b"connection" => Known::Connection,
-        b"upgrade" => Known::Upgrade,
-        b"te" => Known::Te,
-        b"expect" => Known::Expect,
-        b"cookie" => Known::Cookie,
-        b"keep-alive" | b"proxy-connection" | b"trailer" | b"http2-settings" | b"proxy-authenticate" => Known::Hop,
-        b"forwarded" => Known::Forwarded,
-        _ => match SINGLE.iter().position(|single| single.as_bytes() == folded) {
+    let known = match OTHERS.iter().find(|(other, _)| other.as_bytes() == folded) {
+        Some((_, known)) => *known,
+        None => match SINGLE.iter().position(|single| single.as_bytes() == folded) {
             Some(place) => Known::Single(place),
-            None if folded.starts_with(b"x-forwarded-") => Known::Forwarded,
+            None if folded.starts_with(FORWARDED.as_bytes()) => Known::Forwarded,
             None => return None,
         },
     };

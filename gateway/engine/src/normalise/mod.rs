@@ -140,7 +140,7 @@ fn collect<'a>(
     mut bytes: usize,
     limits: &HeadLimits,
 ) -> Result<Headers, Refusal> {
-    let mut headers = Headers::driver_new(&[], 1024, limits.fields.saturating_add(FIELD_ROOM));
+    let mut headers = Headers::driver_with_room(1024, limits.fields.saturating_add(FIELD_ROOM));
     for (name, value) in fields {
         bytes = bytes.saturating_add(name.len() + value.len());
         if headers.len() >= limits.fields || bytes > limits.bytes {

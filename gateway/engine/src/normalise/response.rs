@@ -4,7 +4,7 @@
 
 use super::fields::content_length;
 use super::refusal::{Refusal, shown};
-use portcullis_plugin::headers::{is_name, is_value};
+use portcullis_plugin::headers::{is_name, is_named, is_value};
 
 /// What a response head says of where its body ends. At most one of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -46,11 +46,19 @@ impl ResponseSurvey {
         if !is_value(value) {
             return Err(Refusal::upstream("a field value without control characters", shown(name)));
         }
+        self.take_checked(name, value)
+    }
+
+    /// As [`take`](Self::take), for a value whose bytes the caller looks at.
+    ///
+    /// # Errors
+    /// If it contradicts another.
+    pub fn take_checked(&mut self, name: &[u8], value: &[u8]) -> Result<(), Refusal> {
         // By its length first: nearly every field has another.
         match name.len() {
-            14 if name.eq_ignore_ascii_case(b"content-length") => self.content_length(value),
-            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => self.transfer_encoding(value),
-            10 if name.eq_ignore_ascii_case(b"connection") => {
+            14 if is_named(name, b"content-length") => self.content_length(value),
+            17 if is_named(name, b"transfer-encoding") => self.transfer_encoding(value),
+            10 if is_named(name, b"connection") => {
                 for option in value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
                     self.close |= option.eq_ignore_ascii_case(b"close");
                     self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");

@@ -9,7 +9,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -243,8 +242,8 @@ impl Selected {
     }
 
     /// An idle HTTP/1.1 connection, if there is one that is still good.
-    pub fn idle(&self) -> Option<Connection> {
-        self.backend.state.idle.take(self.backend.reach.dial.group)
+    pub fn idle(&self, now: Instant) -> Option<Connection> {
+        self.backend.state.idle.take(self.backend.reach.dial.group, now)
     }
 
     /// A new HTTP/1.1 connection, verified if the pool speaks TLS.
@@ -255,9 +254,9 @@ impl Selected {
         self.backend.reach.dial.connect(self.address(), end).await
     }
 
-    /// Keeps a connection for another request, for as long as the pool's `keepalive` says. On it nothing may be outstanding.
-    pub fn keep(&self, connection: Connection, keepalive: Duration) {
-        self.backend.state.idle.keep(connection, keepalive);
+    /// Keeps a connection for another request, until then: see the pool's `keepalive`. On it nothing may be outstanding.
+    pub fn keep(&self, connection: Connection, until: Instant) {
+        self.backend.state.idle.keep(connection, until);
     }
 
     /// Counts how the attempt ended.

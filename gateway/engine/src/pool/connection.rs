@@ -127,9 +127,8 @@ struct Kept {
 
 impl Idle {
     /// The connection used last, if there is one made as `group` says that is still good.
-    pub(super) fn take(&self, group: u64) -> Option<Connection> {
+    pub(super) fn take(&self, group: u64, now: Instant) -> Option<Connection> {
         let mine = shard();
-        let now = Instant::now();
         // Another thread's is better than a new one.
         let shards = self.shards.iter().cycle().skip(mine).take(SHARDS);
         for shard in shards {
@@ -143,9 +142,9 @@ impl Idle {
         None
     }
 
-    pub(super) fn keep(&self, connection: Connection, keepalive: Duration) {
+    pub(super) fn keep(&self, connection: Connection, until: Instant) {
         let Some(shard) = self.shards.get(shard()) else { return };
-        let kept = Kept { connection, until: Instant::now() + keepalive };
+        let kept = Kept { connection, until };
         let mut kept_here = shard.lock();
         if kept_here.len() < MOST_IDLE {
             kept_here.push(kept);
@@ -202,20 +201,20 @@ mod tests {
     async fn an_idle_connection_is_used_again_and_only_by_its_own_group() {
         let idle = Idle::default();
         let (connection, _backend) = pair().await;
-        idle.keep(connection, LONG);
-        let connection = idle.take(1).unwrap();
-        assert!(idle.take(1).is_none());
-        idle.keep(connection, LONG);
-        assert!(idle.take(2).is_none());
-        assert!(idle.take(1).is_none(), "what another group cannot use is closed");
+        idle.keep(connection, Instant::now() + LONG);
+        let connection = idle.take(1, Instant::now()).unwrap();
+        assert!(idle.take(1, Instant::now()).is_none());
+        idle.keep(connection, Instant::now() + LONG);
+        assert!(idle.take(2, Instant::now()).is_none());
+        assert!(idle.take(1, Instant::now()).is_none(), "what another group cannot use is closed");
     }
 
     #[tokio::test]
     async fn a_connection_that_was_idle_for_too_long_is_not_used_again_though_nobody_has_swept() {
         let idle = Idle::default();
         let (connection, _backend) = pair().await;
-        idle.keep(connection, Duration::ZERO);
-        assert!(idle.take(1).is_none());
+        idle.keep(connection, Instant::now());
+        assert!(idle.take(1, Instant::now()).is_none());
     }
 
     /// Bytes that came unasked would be taken for the answer to the next request.
@@ -224,7 +223,7 @@ mod tests {
         for said in [&b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"[..], b""] {
             let idle = Idle::default();
             let (connection, mut backend) = pair().await;
-            idle.keep(connection, LONG);
+            idle.keep(connection, Instant::now() + LONG);
             backend.write_all(said).await.unwrap();
             if said.is_empty() {
                 drop(backend);
@@ -235,7 +234,7 @@ mod tests {
             })
             .await
             .unwrap();
-            assert!(idle.take(1).is_none());
+            assert!(idle.take(1, Instant::now()).is_none());
         }
     }
 
@@ -243,9 +242,9 @@ mod tests {
     async fn idle_connections_have_an_end() {
         let idle = Idle::default();
         let (connection, _backend) = pair().await;
-        idle.keep(connection, Duration::ZERO);
+        idle.keep(connection, Instant::now());
         idle.sweep();
-        assert!(idle.take(1).is_none());
+        assert!(idle.take(1, Instant::now()).is_none());
     }
 
     #[tokio::test]

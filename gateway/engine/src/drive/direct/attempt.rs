@@ -3,6 +3,7 @@
 use super::body::{Body, Flow, Push};
 use super::downstream::{Downstream, Onward};
 use crate::drive::chunked::ChunkError;
+use crate::drive::spare::Spare;
 use crate::drive::timer::Timer;
 use crate::exchange::Run;
 use crate::http1::{Response, ResponseParser};
@@ -98,9 +99,9 @@ pub struct Attempt<'a, D> {
     pub run: &'a mut Run,
     connection: Connection,
     /// From the backend.
-    input: &'a mut BytesMut,
+    input: Spare<BytesMut>,
     parser: ResponseParser,
-    request: Flow<'a>,
+    request: Flow,
     counted: u64,
     replay: &'a mut Replay,
     pub patience: Patience,
@@ -120,13 +121,10 @@ impl<'a, D: Downstream> Attempt<'a, D> {
         timer: &'a mut Timer,
         run: &'a mut Run,
         connection: Connection,
-        input: &'a mut BytesMut,
-        request: Flow<'a>,
+        request: Flow,
         replay: &'a mut Replay,
         patience: Patience,
     ) -> Self {
-        input.clear();
-        timer.restart();
         let parser = ResponseParser::default();
         let sending = Sending::Going;
         Self {
@@ -134,7 +132,7 @@ impl<'a, D: Downstream> Attempt<'a, D> {
             timer,
             run,
             connection,
-            input,
+            input: Spare::default(),
             parser,
             request,
             counted: 0,
@@ -180,8 +178,8 @@ impl<'a, D: Downstream> Attempt<'a, D> {
     ///
     /// # Errors
     /// If it breaks off on the way.
-    pub async fn relay(&mut self, response: &mut D::Response<'_>) -> Result<(), Broken> {
-        response.take(self.input).map_err(invalid_coding)?;
+    pub async fn relay(&mut self, response: &mut D::Response) -> Result<(), Broken> {
+        response.take(&mut self.input).map_err(invalid_coding)?;
         let relayed = poll_fn(|context| {
             let before = self.moved() + response.sent();
             if let Poll::Ready(ended) = self.poll_body(context, response) {
@@ -239,7 +237,7 @@ impl<'a, D: Downstream> Attempt<'a, D> {
     fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<Result<Response, Broken>> {
         loop {
             if !self.input.is_empty() {
-                match self.parser.parse(self.input) {
+                match self.parser.parse(&self.input) {
                     Ok(Some(response)) => {
                         self.input.advance(response.len);
                         return Poll::Ready(Ok(response));
@@ -254,9 +252,9 @@ impl<'a, D: Downstream> Attempt<'a, D> {
         }
     }
 
-    fn poll_body(&mut self, context: &mut Context<'_>, response: &mut D::Response<'_>) -> Poll<Result<(), Broken>> {
+    fn poll_body(&mut self, context: &mut Context<'_>, response: &mut D::Response) -> Poll<Result<(), Broken>> {
         loop {
-            match ready!(response.poll_push(context, self.input, &mut *self.client)) {
+            match ready!(response.poll_push(context, &mut self.input, &mut *self.client)) {
                 Err(_) => return Poll::Ready(Err(Broken::Client)),
                 Ok(Push::Complete) => return Poll::Ready(Ok(())),
                 Ok(Push::Hungry) => {}
@@ -268,13 +266,19 @@ impl<'a, D: Downstream> Attempt<'a, D> {
                     return Poll::Ready(Err(Broken::Backend));
                 }
             }
-            response.take(self.input).map_err(invalid_coding)?;
+            response.take(&mut self.input).map_err(invalid_coding)?;
         }
     }
 
     fn poll_backend(&mut self, context: &mut Context<'_>, room: usize) -> Poll<Result<usize, Broken>> {
+        self.input.lend();
         self.input.reserve(room);
-        let read = ready!(poll_read_buf(Pin::new(&mut self.connection), context, self.input));
+        let Poll::Ready(read) = poll_read_buf(Pin::new(&mut self.connection), context, &mut *self.input) else {
+            if self.input.is_empty() {
+                self.input.give_back();
+            }
+            return Poll::Pending;
+        };
         if matches!(read, Ok(1..)) {
             self.heard = true;
             self.reads += 1;

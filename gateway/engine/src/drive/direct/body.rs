@@ -1,6 +1,7 @@
 //! One way of a message: a body is read by its framing and written on by another, with no more of it in memory than one buffer.
 
 use crate::drive::chunked::{ChunkError, Scanner};
+use crate::drive::spare::Spare;
 use bytes::{Buf, BytesMut};
 use std::io;
 use std::pin::Pin;
@@ -120,11 +121,11 @@ impl Coding {
 }
 
 /// A message on its way: its head first, then its body.
-pub struct Flow<'b> {
+pub struct Flow {
     pub body: Body,
     pub coding: Coding,
     /// Ready to be written; begins with the head.
-    pub out: &'b mut Vec<u8>,
+    out: Spare<Vec<u8>>,
     written: usize,
     /// The end of the body is in `out`.
     ended: bool,
@@ -143,9 +144,9 @@ pub enum Push {
     Complete,
 }
 
-impl<'b> Flow<'b> {
+impl Flow {
     /// `out` holds the head.
-    pub fn new(body: Body, coding: Coding, out: &'b mut Vec<u8>) -> Self {
+    pub fn new(body: Body, coding: Coding, out: Spare<Vec<u8>>) -> Self {
         Self { body, coding, out, written: 0, ended: false, unflushed: false, bytes: 0, sent: 0 }
     }
 
@@ -160,6 +161,7 @@ impl<'b> Flow<'b> {
     /// If the chunked coding is broken.
     pub fn stage(&mut self, input: &mut BytesMut, sink: &mut impl FnMut(&[u8])) -> Result<(), ChunkError> {
         while !self.body.is_done() && !input.is_empty() && self.out.len() < COPIED {
+            self.out.lend();
             let (coding, out) = (self.coding, &mut *self.out);
             let taken = self.body.take(input, &mut |data| {
                 coding.write(data, out);
@@ -180,7 +182,7 @@ impl<'b> Flow<'b> {
     fn end_if_done(&mut self) {
         if self.body.is_done() && !self.ended {
             self.ended = true;
-            self.coding.end(self.out);
+            self.coding.end(&mut self.out);
         }
     }
 
@@ -218,7 +220,7 @@ impl<'b> Flow<'b> {
                 }
                 self.unflushed = true;
             }
-            self.out.clear();
+            self.out.give_back();
             self.written = 0;
             let plain = if self.coding == Coding::Plain && !copied { self.body.plain(input.len()) } else { 0 };
             if plain == 0 {
@@ -249,12 +251,10 @@ mod tests {
     use super::*;
 
     fn recoded(body: Body, coding: Coding, input: &[u8]) -> (String, usize, bool) {
-        let mut out = Vec::new();
-        let mut flow = Flow::new(body, coding, &mut out);
+        let mut flow = Flow::new(body, coding, Spare::default());
         let mut input = BytesMut::from(input);
         flow.stage(&mut input, &mut |_| {}).unwrap();
-        let done = flow.body.is_done();
-        (String::from_utf8(out).unwrap(), input.len(), done)
+        (String::from_utf8(flow.out.to_vec()).unwrap(), input.len(), flow.body.is_done())
     }
 
     #[test]
@@ -280,8 +280,7 @@ mod tests {
 
     #[test]
     fn a_broken_coding_is_an_error() {
-        let mut out = Vec::new();
-        let mut flow = Flow::new(Body::Chunked(Scanner::default()), Coding::Chunked, &mut out);
+        let mut flow = Flow::new(Body::Chunked(Scanner::default()), Coding::Chunked, Spare::default());
         assert!(flow.stage(&mut BytesMut::from(&b"5\nhello"[..]), &mut |_| {}).is_err());
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 /// A client whose request is being served.
 pub trait Downstream: Sized + Send {
     /// A response on its way to such a client.
-    type Response<'b>: Onward<Self> + Send;
+    type Response: Onward<Self> + Send;
 
     /// How the body of a request with this framing is delimited on the way here.
     fn body(&self, framing: &Framing) -> Body;
@@ -38,22 +38,16 @@ pub trait Downstream: Sized + Send {
     fn write_limit(&self) -> Option<Duration>;
 
     /// Sends an interim response.
-    fn interim(&mut self, head: &ResponseHead, out: &mut Vec<u8>) -> impl Future<Output = io::Result<()>> + Send;
+    fn interim(&mut self, head: &ResponseHead) -> impl Future<Output = io::Result<()>> + Send;
 
     /// Begins the answer of a backend.
     ///
     /// # Errors
     /// If the client is gone.
-    fn respond<'b>(&mut self, head: ResponseHead, answer: Answer, out: &'b mut Vec<u8>) -> io::Result<Self::Response<'b>>;
+    fn respond(&mut self, head: ResponseHead, answer: Answer) -> io::Result<Self::Response>;
 
     /// Sends a reply of the gateway's own, and gives its status.
-    fn reply(
-        &mut self,
-        run: &mut Run,
-        reply: Reply,
-        keep_alive: bool,
-        out: &mut Vec<u8>,
-    ) -> impl Future<Output = io::Result<u16>> + Send;
+    fn reply(&mut self, run: &mut Run, reply: Reply, keep_alive: bool) -> impl Future<Output = io::Result<u16>> + Send;
 
     /// Reads the rest of a body that nobody wants. Whether the connection can carry another request.
     fn discard(&mut self, body: Body) -> impl Future<Output = bool> + Send;

@@ -5,6 +5,7 @@ use super::downstream::{Answer, Downstream, Onward};
 use super::own_reply;
 use crate::drive::chunked::{ChunkError, Scanner};
 use crate::drive::gate::Gate;
+use crate::drive::spare::Spare;
 use crate::exchange::Run;
 use crate::http1;
 use crate::normalise::{BodyLength, Framing};
@@ -21,7 +22,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 const READ_AHEAD: usize = 4 << 10;
 
 impl Downstream for Gate {
-    type Response<'b> = Flow<'b>;
+    type Response = Flow;
 
     fn body(&self, framing: &Framing) -> Body {
         match framing.body {
@@ -61,14 +62,14 @@ impl Downstream for Gate {
         None
     }
 
-    async fn interim(&mut self, head: &ResponseHead, out: &mut Vec<u8>) -> io::Result<()> {
-        out.clear();
-        http1::write_response(head, false, None, out);
-        self.write_all(out).await?;
+    async fn interim(&mut self, head: &ResponseHead) -> io::Result<()> {
+        let mut out = Spare::lent();
+        http1::write_response(head, false, None, &mut out);
+        self.write_all(&out).await?;
         self.flush().await
     }
 
-    fn respond<'b>(&mut self, head: ResponseHead, answer: Answer, out: &'b mut Vec<u8>) -> io::Result<Flow<'b>> {
+    fn respond(&mut self, head: ResponseHead, answer: Answer) -> io::Result<Flow> {
         let Answer { body, bodiless, unframed, chunked, keep_alive, http10 } = answer;
         // HTTP/1.0 knows no chunks (RFC 9112, section 6.1): the body then ends with the connection.
         let chunked = !http10 && (unframed || chunked);
@@ -77,22 +78,22 @@ impl Downstream for Gate {
             (false, true) => Coding::Chunked,
             (false, false) => Coding::Plain,
         };
-        out.clear();
-        http1::write_response(&head, chunked, connection_option(keep_alive, http10), out);
+        let mut out = Spare::lent();
+        http1::write_response(&head, chunked, connection_option(keep_alive, http10), &mut out);
         Ok(Flow::new(body, coding, out))
     }
 
-    async fn reply(&mut self, run: &mut Run, reply: Reply, keep_alive: bool, out: &mut Vec<u8>) -> io::Result<u16> {
+    async fn reply(&mut self, run: &mut Run, reply: Reply, keep_alive: bool) -> io::Result<u16> {
         let (head, body) = own_reply(run, reply);
         let status = head.status();
-        out.clear();
+        let mut out = Spare::lent();
         let http10 = run.request().version() == Version::Http10;
-        http1::write_response(&head, false, connection_option(keep_alive, http10), out);
+        http1::write_response(&head, false, connection_option(keep_alive, http10), &mut out);
         if !matches!(status, 204 | 304) && *run.request().method() != Method::Head {
             out.extend_from_slice(&body);
             run.traffic_mut().bytes_out = body.len() as u64;
         }
-        self.write_all(out).await?;
+        self.write_all(&out).await?;
         self.flush().await?;
         Ok(status)
     }
@@ -133,7 +134,7 @@ fn connection_option(keep_alive: bool, http10: bool) -> Option<&'static str> {
     }
 }
 
-impl Onward<Gate> for Flow<'_> {
+impl Onward<Gate> for Flow {
     fn take(&mut self, input: &mut BytesMut) -> Result<(), ChunkError> {
         // The first of a body goes out with the head, in one write.
         if self.is_writing() { self.stage(input, &mut |_| {}) } else { self.refill(input, false, &mut |_| {}) }

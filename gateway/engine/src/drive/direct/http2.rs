@@ -24,7 +24,7 @@ const SMALL: usize = 4 << 10;
 const STAGED: usize = 16 << 10;
 
 impl Downstream for Stream {
-    type Response<'b> = Outgoing;
+    type Response = Outgoing;
 
     fn body(&self, framing: &Framing) -> Body {
         match framing.body {
@@ -65,18 +65,18 @@ impl Downstream for Stream {
         Some(self.write_timeout)
     }
 
-    async fn interim(&mut self, head: &ResponseHead, _: &mut Vec<u8>) -> io::Result<()> {
+    async fn interim(&mut self, head: &ResponseHead) -> io::Result<()> {
         self.send_interim(convert::http2_response(head.clone())?)
     }
 
-    fn respond(&mut self, head: ResponseHead, answer: Answer, _: &mut Vec<u8>) -> io::Result<Outgoing> {
+    fn respond(&mut self, head: ResponseHead, answer: Answer) -> io::Result<Outgoing> {
         let body = if answer.bodiless { Body::Done } else { answer.body };
         let ended = body.is_done();
         self.send_head(convert::http2_response(head)?, ended)?;
         Ok(Outgoing { body, staged: BytesMut::new(), ended, blocked: false, bytes: 0, sent: 0 })
     }
 
-    async fn reply(&mut self, run: &mut Run, reply: Reply, _: bool, _: &mut Vec<u8>) -> io::Result<u16> {
+    async fn reply(&mut self, run: &mut Run, reply: Reply, _: bool) -> io::Result<u16> {
         let (head, body) = own_reply(run, reply);
         let status = head.status();
         let bodiless = body.is_empty() || matches!(status, 204 | 304) || *run.request().method() == Method::Head;

@@ -15,6 +15,7 @@ mod http2;
 use super::chunked::Scanner;
 use super::convert;
 use super::judge::Judged;
+use super::spare::Spare;
 use super::stop::is_stopping;
 use super::timer::Timer;
 use crate::access_log::FinalVerdict;
@@ -25,10 +26,9 @@ use crate::pool::{BackendOutcome, Connection, Pool, Selected};
 use crate::rescue::{self, Cause};
 use attempt::{Attempt, Broken, Patience, Replay};
 use body::{Body, Coding, Flow};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use downstream::{Answer, Downstream, Onward};
 use portcullis_plugin::{Headers, Method, Reply, ResponseHead, Version};
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -43,23 +43,21 @@ const MOST_INTERIM: usize = 32;
 /// Serves one request. Whether the client's connection can carry another; if not, it is to be shut down.
 pub async fn serve<D: Downstream>(client: &mut D, timer: &mut Timer, judged: Judged, stopping: &watch::Receiver<bool>) -> bool {
     let Judged { mut run, next, closes } = judged;
-    let mut buffers = Buffers::lent();
+    timer.restart();
     let body = client.body(run.framing());
-    let keep_alive = match next {
+    match next {
         Next::Forward(pool) => {
             let mut side = ClientSide { client, timer, stopping };
-            forward(&mut side, &mut run, &mut buffers, body, &pool).await
+            forward(&mut side, &mut run, body, &pool).await
         }
         Next::Reply(reply) => {
             // What is on its way is read to its end, within bounds, and the connection stays.
             let keep_alive = run.framing().keep_alive && !closes && !is_stopping(stopping);
-            let sent = client.reply(&mut run, reply, keep_alive, &mut buffers.to_client).await;
+            let sent = client.reply(&mut run, reply, keep_alive).await;
             run.finish(sent.as_ref().map_or(0, |status| *status));
             sent.is_ok() && client.discard(body).await && keep_alive
         }
-    };
-    buffers.give_back();
-    keep_alive
+    }
 }
 
 struct ClientSide<'a, D> {
@@ -69,17 +67,11 @@ struct ClientSide<'a, D> {
 }
 
 /// Tries backends until one answers, and brings the answer.
-async fn forward<D: Downstream>(
-    side: &mut ClientSide<'_, D>,
-    run: &mut Run,
-    buffers: &mut Buffers,
-    mut body: Body,
-    pool: &Arc<Pool>,
-) -> bool {
+async fn forward<D: Downstream>(side: &mut ClientSide<'_, D>, run: &mut Run, mut body: Body, pool: &Arc<Pool>) -> bool {
     if run.framing().expect_continue {
         // The client waits for this with its body, and the backend may be one that never says it.
         let go_on = ResponseHead::new(100, Headers::new());
-        if side.client.interim(&go_on, &mut buffers.to_client).await.is_err() {
+        if side.client.interim(&go_on).await.is_err() {
             return give_up(run);
         }
     }
@@ -100,16 +92,16 @@ async fn forward<D: Downstream>(
         if patience.end.is_some_and(|end| Instant::now() >= end) {
             run.upstream_mut().trouble = Some("the time for all of it was over before another backend could be asked".to_owned());
             let reply = run.fail(Cause::UpstreamTimeout);
-            return finish_refused(side.client, run, &mut buffers.to_client, reply).await;
+            return finish_refused(side.client, run, reply).await;
         }
         let fresh = stale.is_some();
         let selected = match stale.take().map_or_else(|| run.select(pool, failed.take()), Ok) {
             Ok(selected) => selected,
-            Err(reply) => return finish_refused(side.client, run, &mut buffers.to_client, reply).await,
+            Err(reply) => return finish_refused(side.client, run, reply).await,
         };
         let began = Instant::now();
         let connected = {
-            let mut connecting = pin!(connect(&selected, fresh, patience.end));
+            let mut connecting = pin!(connect(&selected, fresh, began, patience.end));
             // A client could open one request after the other and give each up, were it not for this.
             let or_gone = poll_fn(|context| match connecting.as_mut().poll(context) {
                 Poll::Ready(connected) => Poll::Ready(Some(connected)),
@@ -131,16 +123,24 @@ async fn forward<D: Downstream>(
                     continue;
                 }
                 let reply = run.fail(Cause::Connect);
-                return finish_refused(side.client, run, &mut buffers.to_client, reply).await;
+                return finish_refused(side.client, run, reply).await;
             }
         };
-        let request = request_flow(run, pool, body, &replay, &mut buffers.to_backend);
-        let mut attempt =
-            Attempt::new(side.client, side.timer, run, connection, &mut buffers.input, request, &mut replay, patience);
-        let broken = match answer(&mut attempt, &mut buffers.to_client, began).await {
+        if reused {
+            side.timer.restart_at(began);
+        } else {
+            side.timer.restart();
+        }
+        let request = request_flow(run, pool, body, &replay);
+        let mut attempt = Attempt::new(side.client, side.timer, run, connection, request, &mut replay, patience);
+        let broken = match answer(&mut attempt, began).await {
             Ok(response) => {
                 let stopping = is_stopping(side.stopping);
-                return bring(attempt, &mut buffers.to_client, response, selected, pool, stopping).await;
+                let Brought { ended, keep_alive, keep_backend } = bring(&mut attempt, response, &selected, pool, stopping).await;
+                if keep_backend && let Some(connection) = attempt.into_connection() {
+                    selected.keep(connection, ended + pool.keepalive());
+                }
+                return keep_alive;
             }
             Err(broken) => broken,
         };
@@ -173,18 +173,18 @@ async fn forward<D: Downstream>(
         drop(selected);
         return match broken {
             Broken::Client => give_up(run),
-            Broken::Refused(reply) => finish_refused(side.client, run, &mut buffers.to_client, reply).await,
+            Broken::Refused(reply) => finish_refused(side.client, run, reply).await,
             _ => {
                 let reply = run.fail(cause);
-                finish_refused(side.client, run, &mut buffers.to_client, reply).await
+                finish_refused(side.client, run, reply).await
             }
         };
     }
 }
 
 /// An idle connection or a new one, and which it is. `fresh`: it has to be a new one.
-async fn connect(selected: &Selected, fresh: bool, end: Option<Instant>) -> std::io::Result<(Connection, bool)> {
-    if !fresh && let Some(idle) = selected.idle() {
+async fn connect(selected: &Selected, fresh: bool, now: Instant, end: Option<Instant>) -> std::io::Result<(Connection, bool)> {
+    if !fresh && let Some(idle) = selected.idle(now) {
         return Ok((idle, true));
     }
     match selected.connect(end).await {
@@ -207,17 +207,17 @@ fn may_try_again(run: &Run, pool: &Pool) -> bool {
 }
 
 /// The request as the backend gets it, with what was already sent of its body in front.
-fn request_flow<'b>(run: &Run, pool: &Pool, body: Body, replay: &Replay, out: &'b mut Vec<u8>) -> Flow<'b> {
-    out.clear();
+fn request_flow(run: &Run, pool: &Pool, body: Body, replay: &Replay) -> Flow {
+    let mut out = Spare::lent();
     let host = pool.host().unwrap_or_else(|| run.request().authority());
-    write_upstream(run.request(), host, run.framing().body, out);
+    write_upstream(run.request(), host, run.framing().body, &mut out);
     let coding = if run.framing().body == BodyLength::Chunked { Coding::Chunked } else { Coding::Plain };
-    coding.write(replay.as_deref().unwrap_or_default(), out);
+    coding.write(replay.as_deref().unwrap_or_default(), &mut out);
     Flow::new(body, coding, out)
 }
 
 /// The final answer of the backend. Interim ones go to the client, if it knows them.
-async fn answer<D: Downstream>(attempt: &mut Attempt<'_, D>, out: &mut Vec<u8>, began: Instant) -> Result<Response, Broken> {
+async fn answer<D: Downstream>(attempt: &mut Attempt<'_, D>, began: Instant) -> Result<Response, Broken> {
     for _ in 0..MOST_INTERIM {
         let mut response = attempt.answer().await?;
         match response.head.status() {
@@ -229,7 +229,7 @@ async fn answer<D: Downstream>(attempt: &mut Attempt<'_, D>, out: &mut Vec<u8>, 
                 }
                 convert::strip_hop_fields(&mut response.head);
                 response.head.headers_mut().driver_remove(rescue::DECISION_ID);
-                attempt.client.interim(&response.head, out).await.map_err(|_| Broken::Client)?;
+                attempt.client.interim(&response.head).await.map_err(|_| Broken::Client)?;
             }
             _ => {
                 attempt.run.upstream_mut().duration = Some(began.elapsed());
@@ -240,22 +240,30 @@ async fn answer<D: Downstream>(attempt: &mut Attempt<'_, D>, out: &mut Vec<u8>, 
     Err(Broken::BackendInvalid(Refusal::upstream("an answer", "one interim response after the other")))
 }
 
-/// Brings the response to the client, and keeps the backend's connection if that may be.
+/// How a response was brought.
+struct Brought {
+    ended: Instant,
+    /// The client's connection can carry another request.
+    keep_alive: bool,
+    /// The backend's can.
+    keep_backend: bool,
+}
+
+/// Brings the response to the client.
 async fn bring<D: Downstream>(
-    mut attempt: Attempt<'_, D>,
-    out: &mut Vec<u8>,
+    attempt: &mut Attempt<'_, D>,
     response: Response,
-    selected: Selected,
+    selected: &Selected,
     pool: &Pool,
     stopping: bool,
-) -> bool {
+) -> Brought {
     let Response { mut head, framing, keep_alive: backend_stays, .. } = response;
     convert::strip_hop_fields(&mut head);
     if let Some(reply) = attempt.run.response(&mut head) {
         // The body of the response that was replaced is not wanted.
         selected.record(BackendOutcome::Cancelled);
-        let (client, run) = (attempt.client, attempt.run);
-        return finish_refused(client, run, out, reply).await;
+        let keep_alive = finish_refused(attempt.client, attempt.run, reply).await;
+        return Brought { ended: Instant::now(), keep_alive, keep_backend: false };
     }
     let status = head.status();
     let http10 = attempt.run.request().version() == Version::Http10;
@@ -271,7 +279,7 @@ async fn bring<D: Downstream>(
     // The rest of a request that was answered early is not read.
     let keep_alive = attempt.run.framing().keep_alive && attempt.is_sent() && !stopping && !(http10 && unframed);
     let answer = Answer { body, bodiless, unframed, chunked: framing.chunked, keep_alive, http10 };
-    let relayed = match attempt.client.respond(head, answer, out) {
+    let relayed = match attempt.client.respond(head, answer) {
         Ok(mut response) => {
             let relayed = attempt.relay(&mut response).await;
             attempt.run.traffic_mut().bytes_out += response.bytes();
@@ -293,28 +301,23 @@ async fn bring<D: Downstream>(
         }
     }
     attempt.run.finish(status);
+    let ended = attempt.run.ended().map_or_else(Instant::now, Instant::from_std);
+    attempt.timer.restart_at(ended);
     if relayed.is_err() {
-        return false;
+        return Brought { ended, keep_alive: false, keep_backend: false };
     }
     if !whole_request {
         attempt.client.leave_unread();
-        return false;
+        return Brought { ended, keep_alive: false, keep_backend: false };
     }
     // A backend that was spoken to in HTTP/1.0, for want of a host, closes.
     let named = pool.host().is_some() || !attempt.run.request().authority().is_empty();
-    if backend_stays
-        && !until_closed
-        && named
-        && let Some(connection) = attempt.into_connection()
-    {
-        selected.keep(connection, pool.keepalive());
-    }
-    keep_alive
+    Brought { ended, keep_alive, keep_backend: backend_stays && !until_closed && named }
 }
 
 /// Ends a request that was sent to a backend with a reply of the gateway's own, and with it the connection.
-async fn finish_refused<D: Downstream>(client: &mut D, run: &mut Run, out: &mut Vec<u8>, reply: Reply) -> bool {
-    let sent = client.reply(run, reply, false, out).await;
+async fn finish_refused<D: Downstream>(client: &mut D, run: &mut Run, reply: Reply) -> bool {
+    let sent = client.reply(run, reply, false).await;
     run.finish(sent.unwrap_or(0));
     client.leave_unread();
     false
@@ -340,44 +343,4 @@ fn own_reply(run: &mut Run, reply: Reply) -> (ResponseHead, Bytes) {
         let _ = headers.driver_set("date", rescue::http_date(SystemTime::now()).as_bytes());
     }
     (head, body)
-}
-
-/// What a request needs beside its connection. They belong to the thread while there is no request, so that idle connections hold
-/// none.
-#[derive(Default)]
-struct Buffers {
-    /// From the backend.
-    input: BytesMut,
-    to_backend: Vec<u8>,
-    to_client: Vec<u8>,
-}
-
-/// Sets of buffers that a thread keeps.
-const SPARE: usize = 64;
-/// Larger ones are let go.
-const LARGEST_SPARE: usize = 80 << 10;
-
-thread_local! {
-    static SPARES: RefCell<Vec<Buffers>> = const { RefCell::new(Vec::new()) };
-}
-
-impl Buffers {
-    fn lent() -> Self {
-        SPARES.with_borrow_mut(Vec::pop).unwrap_or_default()
-    }
-
-    fn give_back(mut self) {
-        let large = |len: usize| len > LARGEST_SPARE;
-        if large(self.input.capacity()) || large(self.to_backend.capacity()) || large(self.to_client.capacity()) {
-            return;
-        }
-        self.input.clear();
-        self.to_backend.clear();
-        self.to_client.clear();
-        SPARES.with_borrow_mut(|spares| {
-            if spares.len() < SPARE {
-                spares.push(self);
-            }
-        });
-    }
 }

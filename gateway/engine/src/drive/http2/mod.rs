@@ -12,6 +12,7 @@ mod stream;
 use super::connection::Serving;
 use super::gate::Gate;
 use super::judge::{Judged, judge};
+use super::lent::{Desk, Lent, hand_over, take};
 use super::pingora::Driver;
 use super::stop::Stop;
 use super::timer::Timer;
@@ -36,6 +37,7 @@ use pingora_proxy::HttpProxy;
 use portcullis_plugin::{RequestHead, ResponseHead, Scheme};
 use session::Session;
 pub use session::take_judged;
+use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
@@ -177,7 +179,7 @@ async fn run(shared: &Arc<Shared>, connection: &mut Connection<Batch, Bytes>, ba
                 }
                 busy = true;
                 let shared = Arc::clone(shared);
-                tokio::spawn(async move { shared.serve(request, respond).await });
+                tokio::spawn(Lent::new(&STREAMS, Incoming { shared, request, respond }, worker));
             }
             Event::Waited => {
                 if leave == Leave::Said {
@@ -252,50 +254,74 @@ impl Outlet<'_> {
     }
 }
 
+/// A stream to be served.
+struct Incoming {
+    shared: Arc<Shared>,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+}
+
+thread_local! {
+    static STREAMS: Desk<Incoming, ()> = const { Desk::new() };
+}
+
+/// Serves streams, one after the other. Not made of a future for each: that would be copied.
+async fn worker() -> Infallible {
+    loop {
+        let Incoming { shared, request, respond } = take(&STREAMS).await;
+        let (parts, receive) = request.into_parts();
+        let (snapshot, plan) = shared.client.current();
+        let mut stream = Stream::new(receive, respond, plan.settings.limits.write_timeout.get());
+        'one: {
+            let (request, framing) = match shared.read(&parts, &plan, stream.is_ended()) {
+                Ok(read) => read,
+                Err(refusal) => {
+                    shared.refuse(&snapshot, &plan, &parts, &refusal, stream).await;
+                    break 'one;
+                }
+            };
+            let judged = {
+                let mut judging = pin!(judge(&shared.client, snapshot, Arc::clone(&plan), request, framing));
+                let judged = poll_fn(|context| {
+                    let judged = judging.as_mut().poll(context);
+                    // What a filter waits for, it waits for on behalf of nobody once the stream is given up, and no backend is to
+                    // be asked then. Letting go of the request logs that.
+                    if stream.poll_reset(context).is_ready() {
+                        return Poll::Ready(None);
+                    }
+                    judged.map(Some)
+                });
+                judged.await
+            };
+            let Some(judged) = judged else { break 'one };
+            let asked = Asked {
+                driver: plan.driver,
+                upgrade: false,
+                looks_at_bodies: judged.run.looks_at_bodies(),
+                backend_http1: match &judged.next {
+                    Next::Forward(pool) => Some(pool.speaks_http1()),
+                    Next::Reply(_) => None,
+                },
+            };
+            match which(asked) {
+                Which::Direct => {
+                    plan.metrics.direct.inc();
+                    direct::serve(&mut stream, &mut Timer::default(), judged, &shared.shutdown).await;
+                }
+                Which::Pingora => {
+                    plan.metrics.pingora.inc();
+                    shared.through_pingora(stream, parts, judged).await;
+                }
+            }
+        }
+        hand_over(&STREAMS, ());
+    }
+}
+
 impl Shared {
     /// How many streams are being served.
     fn streams(self: &Arc<Self>) -> usize {
         Arc::strong_count(self) - 1
-    }
-
-    async fn serve(&self, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
-        let (parts, receive) = request.into_parts();
-        let (snapshot, plan) = self.client.current();
-        let mut stream = Stream::new(receive, respond, plan.settings.limits.write_timeout.get());
-        let (request, framing) = match self.read(&parts, &plan, stream.is_ended()) {
-            Ok(read) => read,
-            Err(refusal) => return self.refuse(&snapshot, &plan, &parts, &refusal, stream).await,
-        };
-        let mut judging = pin!(judge(&self.client, snapshot, Arc::clone(&plan), request, framing));
-        let judged = poll_fn(|context| {
-            let judged = judging.as_mut().poll(context);
-            // What a filter waits for, it waits for on behalf of nobody once the stream is given up, and no backend is to be
-            // asked then. Letting go of the request logs that.
-            if stream.poll_reset(context).is_ready() {
-                return Poll::Ready(None);
-            }
-            judged.map(Some)
-        });
-        let Some(judged) = judged.await else { return };
-        let asked = Asked {
-            driver: plan.driver,
-            upgrade: false,
-            looks_at_bodies: judged.run.looks_at_bodies(),
-            backend_http1: match &judged.next {
-                Next::Forward(pool) => Some(pool.speaks_http1()),
-                Next::Reply(_) => None,
-            },
-        };
-        match which(asked) {
-            Which::Direct => {
-                plan.metrics.direct.inc();
-                direct::serve(&mut stream, &mut Timer::default(), judged, &self.shutdown).await;
-            }
-            Which::Pingora => {
-                plan.metrics.pingora.inc();
-                self.through_pingora(stream, parts, judged).await;
-            }
-        }
     }
 
     fn read(&self, parts: &Parts, plan: &ListenerPlan, ended: bool) -> Result<(RequestHead, Framing), Refusal> {
