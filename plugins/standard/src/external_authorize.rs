@@ -231,12 +231,6 @@ fn address(text: &str, protocol: Protocol, insecure_http: bool) -> Result<(Url, 
     if url.fragment().is_some() {
         return Err(refuse("a fragment is never sent").help("leave out what follows the `#`"));
     }
-    if protocol == Protocol::Grpc && (url.path() != "/" || url.query().is_some()) {
-        return Err(refuse("a service that is asked over gRPC has no path").help(
-            "write https://host:port alone: the method is always /envoy.service.auth.v3.Authorization/Check; \
-             or leave out `protocol: grpc`, if this is a service that is asked over HTTP",
-        ));
-    }
     let trust = if insecure_http { Trust::AnyHttp } else { Trust::LoopbackHttp };
     outbound::allowed(&url, trust).map_err(|error| {
         refuse(&format!("{error}: whoever can change that traffic could let every request pass"))
@@ -244,6 +238,12 @@ fn address(text: &str, protocol: Protocol, insecure_http: bool) -> Result<(Url, 
     })?;
     if insecure_http && url.scheme() == "https" {
         return Err(ConfigError::new("`insecure_http` has no effect with https").help("leave it out").at("insecure_http"));
+    }
+    if protocol == Protocol::Grpc && (url.path() != "/" || url.query().is_some()) {
+        return Err(refuse("a service that is asked over gRPC has no path").help(
+            "write https://host:port alone: the method is always /envoy.service.auth.v3.Authorization/Check; \
+             or leave out `protocol: grpc`, if this is a service that is asked over HTTP",
+        ));
     }
     let uri = url.as_str().parse().map_err(|_| refuse("this is not an address that can be asked"))?;
     Ok((url, uri))
@@ -438,3 +438,7 @@ impl Rules {
 #[cfg(test)]
 #[path = "external_authorize_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "external_authorize_grpc_tests.rs"]
+mod grpc_tests;

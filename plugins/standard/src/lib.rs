@@ -62,6 +62,8 @@ mod slots;
 mod text;
 
 #[cfg(test)]
+mod external_scripted;
+#[cfg(test)]
 mod test_support;
 
 use portcullis_plugin::{FilterFactory, FilterTable};

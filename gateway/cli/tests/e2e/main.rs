@@ -42,6 +42,7 @@ mod tokens;
 
 // What else is asked of a caller.
 mod external;
+mod external_grpc;
 mod filters;
 mod limits;
 mod quotas;
