@@ -39,13 +39,14 @@
 //! Nothing is asked by `explain`, `test` and `replay`: they say that nobody was.
 
 use crate::bearer::{Challenge, TokenScheme};
+use crate::external_config::{address, names};
 use crate::external_question::{OURS, Question};
 use crate::external_service::{Answer, Failure, MOST_HEAD, Protocol, Refusal, Service};
-use crate::header_rules::{RESERVED, check_name, folded, is_look_alike, is_one_of};
+use crate::header_rules::{RESERVED, folded, is_look_alike, is_one_of};
 use crate::text::given;
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderName};
-use portcullis_identity::outbound::{self, Trust};
+use portcullis_identity::outbound;
 use portcullis_plugin::prometheus::IntCounter;
 use portcullis_plugin::units::{OneOrMany, TimeSpan};
 use portcullis_plugin::{
@@ -55,15 +56,12 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
-use url::Url;
 
 /// What a client is told to wait when the service is away.
 const RETRY_AFTER: &str = "5";
 const SHORTEST: Duration = Duration::from_millis(10);
 const LONGEST: Duration = Duration::from_secs(10);
 const MOST_CONCURRENT: u16 = 10_000;
-/// Names in one list.
-const MOST_NAMES: usize = 32;
 
 /// Which service is asked, and what it is told.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -221,60 +219,6 @@ impl Build for ExternalAuthorize {
     }
 }
 
-fn address(text: &str, protocol: Protocol, insecure_http: bool) -> Result<(Url, http::Uri), ConfigError> {
-    let refuse = |what: &str| ConfigError::new(what).at("url");
-    let url = Url::parse(text)
-        .map_err(|_| refuse("this is not the address of a service").help("write one such as https://authz.internal/check"))?;
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(refuse("credentials in an address end up in logs").help("leave them out; the service may judge by addresses"));
-    }
-    if url.fragment().is_some() {
-        return Err(refuse("a fragment is never sent").help("leave out what follows the `#`"));
-    }
-    let trust = if insecure_http { Trust::AnyHttp } else { Trust::LoopbackHttp };
-    outbound::allowed(&url, trust).map_err(|error| {
-        refuse(&format!("{error}: whoever can change that traffic could let every request pass"))
-            .help("use https://; or say `insecure_http: true` if the network between is yours alone")
-    })?;
-    if insecure_http && url.scheme() == "https" {
-        return Err(ConfigError::new("`insecure_http` has no effect with https").help("leave it out").at("insecure_http"));
-    }
-    if protocol == Protocol::Grpc && (url.path() != "/" || url.query().is_some()) {
-        return Err(refuse("a service that is asked over gRPC has no path").help(
-            "write https://host:port alone: the method is always /envoy.service.auth.v3.Authorization/Check; \
-             or leave out `protocol: grpc`, if this is a service that is asked over HTTP",
-        ));
-    }
-    let uri = url.as_str().parse().map_err(|_| refuse("this is not an address that can be asked"))?;
-    Ok((url, uri))
-}
-
-/// `reserved` says why a name may not stand in the list.
-fn names(
-    key: &'static str,
-    given: &[String],
-    reserved: impl Fn(&str) -> Option<&'static str>,
-) -> Result<Vec<HeaderName>, ConfigError> {
-    if given.len() > MOST_NAMES {
-        return Err(ConfigError::new(format!("{} names, and {MOST_NAMES} are the most", given.len())).at(key));
-    }
-    let mut seen: Vec<HeaderName> = Vec::new();
-    for (at, name) in given.iter().enumerate() {
-        let here = |error: ConfigError| error.at(at).at(key);
-        check_name(name).map_err(here)?;
-        if let Some(why) = reserved(name) {
-            return Err(here(ConfigError::new(format!("`{name}` cannot be named here")).help(why)));
-        }
-        if seen.iter().any(|other| is_look_alike(name, other.as_str())) {
-            let error = ConfigError::new(format!("`{name}` is named twice"));
-            return Err(here(error.help("names that differ in case or `_` and `-` are one")));
-        }
-        let parsed = HeaderName::from_bytes(name.as_bytes());
-        seen.push(parsed.map_err(|_| here(ConfigError::new(format!("`{name}` is not a header name"))))?);
-    }
-    Ok(seen)
-}
-
 impl Outcomes {
     fn new(service: &str, env: &Env) -> Result<Self, ConfigError> {
         let counter = env.counter(
@@ -400,11 +344,14 @@ impl Rules {
 
     fn failed(&self, failure: &Failure, exchange: &mut Exchange) -> Verdict {
         let open = self.on_failure == OnFailure::Allow && !failure.refuses();
-        if let Some(failures) = self.service.log().failed() {
+        // What a client chose to send says nothing of the service.
+        if !matches!(failure, Failure::Unsendable(_))
+            && let Some(failures) = self.service.log().failed()
+        {
             let becomes = if open { "pass unasked (on_failure: allow)" } else { "are refused" };
             tracing::warn!(
                 service = self.name, decision_id = %exchange.decision_id(), failures, failure = failure.to_string(),
-                "an authorization service gives no answer; requests {becomes}"
+                "an authorization service gives no answer that counts; requests {becomes}"
             );
         }
         exchange.check("answer", reason::AUTHORIZE_EXTERNAL_UNAVAILABLE, false, || {

@@ -153,7 +153,9 @@ async fn only_what_is_named_is_told_along_and_so_is_who_is_calling() {
 async fn a_subject_or_a_path_says_nothing_more() {
     let service = Scripted::always(yes());
     let principal = Principal::new("bearer", "eve\r\nx-principal-method: root é%");
-    ask(&filter(&service, ""), request("GET", "https://api.example.test/a?q=%0D%0AHost:%20evil").principal(principal)).await.allowed();
+    ask(&filter(&service, ""), request("GET", "https://api.example.test/a?q=%0D%0AHost:%20evil").principal(principal))
+        .await
+        .allowed();
     assert_eq!(told(&service, "x-principal-subject").unwrap(), "eve%0D%0Ax-principal-method: root %C3%A9%25");
     assert_eq!(told(&service, "x-principal-method").unwrap(), "bearer");
     assert_eq!(http(&service).path, "/a?q=%0D%0AHost:%20evil");
@@ -389,6 +391,32 @@ async fn a_flood_asks_no_more_than_allowed_and_whoever_goes_ends_its_stream_alon
     assert_eq!((service.connections(), service.resets().len()), (1, 1));
     waiting.iter().for_each(tokio::task::JoinHandle::abort);
     until("all to be reset", || service.resets() == [Reason::CANCEL; 8]).await.unwrap();
+}
+
+#[tokio::test]
+async fn many_that_go_away_end_nobody_elses_question() {
+    let service = Scripted::start(|_, question| if question == 1 { yes() } else { Act::Silence });
+    let filter = filter(&service, ", max_concurrent: 9");
+    ask(&filter, get()).await.allowed();
+    let question = || {
+        let (mut request, mut exchange) = get().build().unwrap();
+        let Verdict::Wait(future) = filter.request(&mut request, &mut exchange) else { panic!("it did not ask") };
+        tokio::spawn(async move { future.await(&mut request, &mut exchange).is_continue() })
+    };
+    let other = question();
+    // A server that takes this for an attack ends the connection, and with it the question of somebody else.
+    for round in 1..=100 {
+        let gone: Vec<_> = (0..8).map(|_| question()).collect();
+        until("the questions", || service.questions() >= round).await.unwrap();
+        gone.iter().for_each(tokio::task::JoinHandle::abort);
+        until("their places to be free", || filter.0.service.free_places() == 8).await.unwrap();
+    }
+    let before = service.connections();
+    // As if it did.
+    service.script(|connection, _| if connection == 1 { Act::GoAway(Reason::ENHANCE_YOUR_CALM) } else { yes() });
+    ask(&filter, get()).await.allowed();
+    assert!(other.await.unwrap(), "put again on another connection");
+    assert!(before < service.connections());
 }
 
 #[tokio::test]

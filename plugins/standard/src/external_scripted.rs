@@ -21,7 +21,12 @@ pub enum Act {
     /// A whole answer, with this message.
     Message(Bytes),
     /// A head, some of a body, and trailers; without these, the stream ends with the body.
-    Pieces { status: u16, head: Fields, body: Bytes, trailers: Option<Fields> },
+    Pieces {
+        status: u16,
+        head: Fields,
+        body: Bytes,
+        trailers: Option<Fields>,
+    },
     /// A head that ends the stream.
     Head(Fields),
     Reset(Reason),
@@ -104,8 +109,12 @@ impl Scripted {
         Self::start(move |_, _| act.clone())
     }
 
+    pub fn script(&self, script: impl Fn(usize, usize) -> Act + Send + Sync + 'static) {
+        *self.shared.script.lock() = Arc::new(script);
+    }
+
     pub fn act(&self, act: Act) {
-        *self.shared.script.lock() = Arc::new(move |_, _| act.clone());
+        self.script(move |_, _| act.clone());
     }
 
     pub fn address(&self) -> SocketAddr {

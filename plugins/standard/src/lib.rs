@@ -43,6 +43,7 @@ mod claim_rule;
 mod expression;
 mod expression_check;
 mod expression_facts;
+mod external_config;
 mod external_grpc;
 mod external_messages;
 mod external_question;

@@ -19,6 +19,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tonic::Status;
 
@@ -36,7 +38,7 @@ struct Shared {
     connections: Arc<AtomicUsize>,
     /// Questions without an answer.
     waiting: AtomicUsize,
-    server: Mutex<Option<tokio::task::AbortHandle>>,
+    server: Mutex<Option<(oneshot::Sender<()>, JoinHandle<Result<(), tonic::transport::Error>>)>>,
 }
 
 #[tonic::async_trait]
@@ -68,7 +70,10 @@ impl Service {
         Self::start_at(None, judge)
     }
 
-    fn start_at(tls: Option<Arc<rustls::ServerConfig>>, judge: impl Fn(&HttpRequest) -> Option<Answer> + Send + Sync + 'static) -> Self {
+    fn start_at(
+        tls: Option<Arc<rustls::ServerConfig>>,
+        judge: impl Fn(&HttpRequest) -> Option<Answer> + Send + Sync + 'static,
+    ) -> Self {
         let service = Self(Arc::new(Shared {
             port: Port::reserve().unwrap(),
             judge: Mutex::new(Arc::new(judge)),
@@ -85,16 +90,23 @@ impl Service {
         let listener = self.0.port.listen().unwrap();
         let router = tonic::transport::Server::builder().add_service(AuthorizationServer::new(self.clone()));
         let connections = Arc::clone(&self.0.connections);
+        let (stop, stopped) = oneshot::channel();
+        let stopped = async { drop(stopped.await) };
         let server = match tls {
-            None => tokio::spawn(router.serve_with_incoming(plain(listener, connections))),
-            Some(config) => tokio::spawn(router.serve_with_incoming(secure(listener, TlsAcceptor::from(config), connections))),
+            None => tokio::spawn(router.serve_with_incoming_shutdown(plain(listener, connections), stopped)),
+            Some(config) => {
+                let incoming = secure(listener, TlsAcceptor::from(config), connections);
+                tokio::spawn(router.serve_with_incoming_shutdown(incoming, stopped))
+            }
         };
-        *self.0.server.lock().unwrap() = Some(server.abort_handle());
+        *self.0.server.lock().unwrap() = Some((stop, server));
     }
 
-    /// Stops to listen. Connections that there are stay, as those of a server that shuts down slowly.
-    fn go_down(&self) {
-        self.0.server.lock().unwrap().take().unwrap().abort();
+    /// Stops to listen, and ends every connection with GOAWAY.
+    async fn go_down(&self) {
+        let (stop, server) = self.0.server.lock().unwrap().take().unwrap();
+        stop.send(()).unwrap();
+        server.await.unwrap().unwrap();
     }
 
     fn judge(&self, judge: impl Fn(&HttpRequest) -> Option<Answer> + Send + Sync + 'static) {
@@ -302,16 +314,13 @@ async fn a_service_that_goes_and_comes_back_is_asked_again() {
     let upstream = Upstream::start().await.unwrap();
     let gateway = setup(&service, &upstream).start().await;
     assert_eq!(get(&gateway, "/asked", &[]).await.0.status, 200);
-    service.go_down();
-    // Until the connection that is left is known to be of no use.
-    let mut refused = String::new();
-    for _ in 0..100 {
-        refused = get(&gateway, "/asked", &[]).await.1;
-        if !refused.is_empty() {
-            break;
-        }
-    }
-    assert_eq!(refused, "authorize.external.unavailable");
+    // Between two questions, and back before the second.
+    service.go_down().await;
+    service.come_back(None);
+    assert_eq!(get(&gateway, "/asked", &[]).await.0.status, 200);
+    assert_eq!((service.asked().len(), service.connections()), (2, 2));
+    service.go_down().await;
+    assert_eq!(get(&gateway, "/asked", &[]).await.1, "authorize.external.unavailable");
     service.come_back(None);
     assert_eq!(get(&gateway, "/asked", &[]).await.0.status, 200);
 }
@@ -364,7 +373,7 @@ async fn no_more_is_asked_than_allowed_and_a_client_that_goes_ends_its_question(
     let clients = [ask(), ask()];
     until("two questions", || service.waiting() == 2).await.unwrap();
     assert_eq!(get(&gateway, "/asked", &[]).await.1, "authorize.external.unavailable");
-    clients.iter().for_each(tokio::task::JoinHandle::abort);
+    clients.iter().for_each(JoinHandle::abort);
     until("the questions to end", || service.waiting() == 0).await.unwrap();
     service.judge(|_| allow(&[]));
     assert_eq!(get(&gateway, "/asked", &[]).await.0.status, 200);
@@ -412,7 +421,7 @@ async fn the_service_is_told_who_is_calling() {
     let clients = Pki::named("Clients").unwrap();
     let config = r#"
 listeners:
-  - { name: https, address: 127.0.0.1:0, tls: { certificates: [{ cert: edge.pem, key: edge.key }], client_auth: { mode: optional, ca: clients.pem } } }
+  - { name: https, address: 127.0.0.1:0, tls: { certificates: [{ cert: edge.pem, key: edge.key }], client_auth: { mode: request, ca: clients.pem } } }
 access_log: { path: access.jsonl }
 routes:
   - name: asked
