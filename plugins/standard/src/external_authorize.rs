@@ -359,6 +359,9 @@ impl Rules {
                 _ if open => "the request passed unasked: `on_failure` is `allow`",
                 Failure::Unsendable(_) => "the client's request is at fault",
                 Failure::Condition(_) => "have the service allow without it, or have a filter of the route do it",
+                Failure::NotHttp2(_) | Failure::NotGrpc(_) => {
+                    "is this the address of the gRPC service? Over HTTP it is `protocol: http`"
+                }
                 Failure::NoStatus | Failure::Contradiction(_) => "the service is at fault: it has to say one thing clearly",
                 _ => "check the service and the way to it; nothing passes until it answers",
             };

@@ -298,14 +298,39 @@ async fn whatever_is_not_an_answer_lets_nobody_pass() {
 
 #[tokio::test]
 async fn what_speaks_no_http2_lets_nobody_pass() {
-    use portcullis_testkit::{Answer, Behaviour, Upstream};
-    let answer = Answer::new(200).header("content-type", "application/grpc").header("grpc-status", "0");
-    for behaviour in [answer.into(), Behaviour::raw("SSH-2.0-OpenSSH_9.9\r\n"), Behaviour::raw(""), Behaviour::Close] {
-        let service = Upstream::builder().behaviour(behaviour).start().await.unwrap();
-        let filter = build::<ExternalAuthorize>(&format!("{{ url: \"http://{}\", protocol: grpc }}", service.address()));
-        ask(&filter, get()).await.denied_with(reason::AUTHORIZE_EXTERNAL_UNAVAILABLE);
-        service.go_down().await;
-        ask(&filter, get()).await.denied_with(reason::AUTHORIZE_EXTERNAL_UNAVAILABLE);
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let text = |text: &'static str| text.as_bytes();
+    for (observed, spoken) in [
+        ("what comes is not HTTP/2: ", text("HTTP/1.1 400 Bad Request\r\n\r\n")),
+        ("what comes is not HTTP/2: ", text("HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ngrpc-status: 0\r\n\r\n")),
+        ("what comes is not HTTP/2: ", text("SSH-2.0-OpenSSH_9.9\r\n")),
+        ("cannot be reached: ", text("")),
+    ] {
+        let port = portcullis_testkit::Port::reserve().unwrap();
+        let listener = port.listen().unwrap();
+        let server = tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut preface = [0; 24];
+                stream.read_exact(&mut preface).await.unwrap();
+                stream.write_all(spoken).await.unwrap();
+                // Until the other side has read it: closed at once, it could be lost.
+                if !spoken.is_empty() {
+                    let _ = stream.read_to_end(&mut Vec::new()).await;
+                }
+            }
+        });
+        let filter =
+            build::<ExternalAuthorize>(&format!("{{ url: \"http://{}\", protocol: grpc, timeout: 10s }}", port.address()));
+        let outcome = ask(&filter, get()).await;
+        outcome.denied_with(reason::AUTHORIZE_EXTERNAL_UNAVAILABLE);
+        let finding = &outcome.check("answer").unwrap().finding;
+        assert!(finding.observed.starts_with(observed), "{}", finding.observed);
+        assert_eq!(finding.hint.as_deref().unwrap().contains("`protocol: http`"), observed.contains("HTTP/2"));
+        server.abort();
+        let _ = server.await;
+        let outcome = ask(&filter, get()).await;
+        outcome.denied_with(reason::AUTHORIZE_EXTERNAL_UNAVAILABLE);
+        assert!(outcome.check("answer").unwrap().finding.observed.starts_with("cannot be reached: "));
     }
 }
 

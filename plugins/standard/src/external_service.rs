@@ -13,7 +13,9 @@ use hyper_util::client::legacy::connect::capture_connection;
 use portcullis_identity::outbound::{HttpClient, innermost};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use std::error::Error;
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -86,6 +88,8 @@ pub(crate) enum Failure {
     Twice(String),
     #[error("the question cannot be put: {0}")]
     Unsendable(&'static str),
+    #[error("what comes is not HTTP/2: {0}")]
+    NotHttp2(String),
     #[error("the answer is an HTTP {0} and not gRPC")]
     NotGrpc(u16),
     #[error("the call ended with grpc-status {0}, {name}", name = external_grpc::status_name(*.0))]
@@ -170,7 +174,7 @@ impl Service {
             Err(error) if was_closed(&error) => self.client.request(question).await,
             other => other,
         };
-        answered.map_err(|error| Failure::Broken(innermost(&error)))
+        answered.map_err(|error| broken(&error))
     }
 
     fn read(&self, response: http::Response<Incoming>, place: OwnedSemaphorePermit) -> Result<Answer, Failure> {
@@ -205,26 +209,31 @@ async fn drain(mut body: Incoming, within: Duration, place: OwnedSemaphorePermit
 }
 
 /// The connection ended before an answer began.
-fn was_closed(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<hyper::Error>()
-            && (error.is_incomplete_message() || error.is_canceled() || error.is_closed())
-        {
-            return true;
-        }
-        // An HTTP/2 server says that it closes the connection, or that it has not begun with this stream.
-        if let Some(error) = error.downcast_ref::<h2::Error>()
-            && ((error.is_go_away() && error.is_remote()) || error.reason() == Some(h2::Reason::REFUSED_STREAM))
-        {
-            return true;
-        }
-        if let Some(error) = error.downcast_ref::<std::io::Error>() {
-            return matches!(error.kind(), std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe);
-        }
-        cause = error.source();
-    }
-    false
+fn was_closed(error: &(dyn Error + 'static)) -> bool {
+    let by_hyper = |error: &hyper::Error| error.is_incomplete_message() || error.is_canceled() || error.is_closed();
+    let by_socket = |error: &io::Error| matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe);
+    // An HTTP/2 server says that it closes the connection, or that it has not begun with this stream.
+    let by_server = |error: &h2::Error| {
+        (error.is_go_away() && error.is_remote())
+            || error.reason() == Some(h2::Reason::REFUSED_STREAM)
+            || error.get_io().is_some_and(by_socket)
+    };
+    causes(error).any(|error| {
+        error.downcast_ref().is_some_and(by_hyper)
+            || error.downcast_ref().is_some_and(by_server)
+            || error.downcast_ref().is_some_and(by_socket)
+    })
+}
+
+fn broken(error: &(dyn Error + 'static)) -> Failure {
+    let cause = innermost(error);
+    // Such as the response of an HTTP/1 server, which is found out as frames that are too long.
+    let is_other = causes(error).any(|error| error.downcast_ref().is_some_and(h2::Error::is_library));
+    if is_other { Failure::NotHttp2(cause) } else { Failure::Broken(cause) }
+}
+
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| (*error).source())
 }
 
 /// Decides when failures are to be told: an outage is a line from time to time, and not one for each request.
