@@ -8,8 +8,8 @@
 //!     response_headers: [x-plan]
 //! ```
 //!
-//! **The question**, over HTTP, is a GET of `url`, without a body. It says what the request is about, and nothing that the client could have
-//! written under the same name:
+//! **The question**, over HTTP, is a GET of `url`, without a body. It says what the request is about, and nothing that the
+//! client could have written under the same name:
 //!
 //! | field | value |
 //! |---|---|
@@ -232,8 +232,9 @@ impl Outcomes {
     }
 }
 
+/// Every request has a host, which is not among its headers here.
 fn has_like(request: &RequestHead, name: &str) -> bool {
-    request.headers().iter().any(|(given, _)| is_look_alike(given, name))
+    name == "host" || request.headers().iter().any(|(given, _)| is_look_alike(given, name))
 }
 
 impl Filter for ExternalAuthorize {

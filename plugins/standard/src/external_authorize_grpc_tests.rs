@@ -220,6 +220,10 @@ async fn an_allowance_under_a_condition_lets_nobody_pass() {
             outcome.denied_with(reason::AUTHORIZE_EXTERNAL_UNAVAILABLE);
             assert!(outcome.check("answer").unwrap().finding.observed.contains("the request's `x-user` is replaced"));
         }
+        service.act(yes_with(&[("Host", "internal.example.test")]));
+        let outcome = ask(&filter, get()).await;
+        outcome.denied_with(reason::AUTHORIZE_EXTERNAL_UNAVAILABLE);
+        assert!(outcome.check("answer").unwrap().finding.observed.contains("the request's `host` is replaced"));
     }
 }
 

@@ -21,6 +21,9 @@ use tonic::Status;
 pub type Answer = Result<CheckResponse, Status>;
 type Judge = Arc<dyn Fn(&HttpRequest) -> Option<Answer> + Send + Sync>;
 
+/// What stops it, and itself.
+type Server = (oneshot::Sender<()>, JoinHandle<Result<(), tonic::transport::Error>>);
+
 /// Judges each question, or lets it wait for ever.
 #[derive(Clone)]
 pub struct Service(Arc<Shared>);
@@ -32,7 +35,7 @@ struct Shared {
     connections: Arc<AtomicUsize>,
     /// Questions without an answer.
     waiting: AtomicUsize,
-    server: Mutex<Option<(oneshot::Sender<()>, JoinHandle<Result<(), tonic::transport::Error>>)>>,
+    server: Mutex<Option<Server>>,
 }
 
 #[tonic::async_trait]
