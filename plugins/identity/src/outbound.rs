@@ -88,6 +88,23 @@ pub fn http1_client(idle: usize, roots: Option<&[u8]>, head: usize) -> Result<Ht
     Ok(builder.build(connector))
 }
 
+/// As [`client`], with HTTP/2 alone, and heads of answers up to `head` bytes: over TLS the server has to agree to it, without
+/// TLS it has to know. Questions share a connection.
+///
+/// # Errors
+/// As [`client`].
+pub fn http2_client(roots: Option<&[u8]>, head: u32) -> Result<HttpClient, TrustError> {
+    let mut connector = HttpConnector::new();
+    // For the https that is built upon it.
+    connector.enforce_http(false);
+    // A question is several small frames, and none of them waits for the other side to acknowledge the one before.
+    connector.set_nodelay(true);
+    let connector = secure(roots)?.https_or_http().enable_http2().wrap_connector(connector);
+    let mut builder = Client::builder(TokioExecutor::new());
+    builder.http2_only(true).pool_idle_timeout(IDLE).http2_max_header_list_size(head);
+    Ok(builder.build(connector))
+}
+
 fn secure(roots: Option<&[u8]>) -> Result<HttpsConnectorBuilder<hyper_rustls::builderstates::WantsSchemes>, TrustError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let unreadable = |error: rustls::Error| TrustError::Unreadable(error.to_string());

@@ -1,5 +1,5 @@
-//! Asks a service over HTTP whether a request may pass, as Envoy's `ext_authz` (over HTTP), nginx's `auth_request` and
-//! Traefik's `ForwardAuth` do.
+//! Asks a service whether a request may pass: over HTTP, as Envoy's `ext_authz`, nginx's `auth_request` and Traefik's
+//! `ForwardAuth` do, or over gRPC, as Envoy's `ext_authz` does.
 //!
 //! ```yaml
 //! - external_authorize:
@@ -8,8 +8,8 @@
 //!     response_headers: [x-plan]
 //! ```
 //!
-//! **The question** is a GET of `url`, without a body. It says what the request is about, and nothing that the client could have
-//! written under the same name:
+//! **The question**, over HTTP, is a GET of `url`, without a body. It says what the request is about, and nothing that the
+//! client could have written under the same name:
 //!
 //! | field | value |
 //! |---|---|
@@ -28,21 +28,25 @@
 //! 403: the client gets that status. Anything else, redirects included, is a failure, as is no answer within `timeout`, and
 //! never an allowance. `on_failure` says what becomes of the request then.
 //!
+//! With `protocol: grpc`, the service is `envoy.service.auth.v3.Authorization`. It is told the same in the fields of a
+//! `CheckRequest`. A `CheckResponse` allows with the status OK, and refuses with any other; then `denied_response` may choose
+//! any status of 4xx and 5xx. What an allowance asks for and is not done here (fields to be removed, another query, fields for
+//! the client) refuses the request.
+//!
 //! The gateway owns every name in `response_headers`: what a client sends under it, in any spelling, is removed from every
 //! request of every route, whatever the service says, and in shadow mode too.
 //!
 //! Nothing is asked by `explain`, `test` and `replay`: they say that nobody was.
 
-use crate::bearer::{Challenge, TokenScheme, VerifiedToken};
-use crate::external_service::{Answer, Failure, MOST_HEAD, Service};
-use crate::header_rules::{RESERVED, check_name, folded, is_look_alike, is_one_of};
-use crate::identity_headers::encode_into;
+use crate::bearer::{Challenge, TokenScheme};
+use crate::external_config::{address, names};
+use crate::external_question::{OURS, Question};
+use crate::external_service::{Answer, Failure, MOST_HEAD, Protocol, Refusal, Service};
+use crate::header_rules::{RESERVED, folded, is_look_alike, is_one_of};
 use crate::text::given;
-use bytes::Bytes;
 use http::StatusCode;
-use http::header::{HeaderMap, HeaderName, HeaderValue};
-use http_body_util::Full;
-use portcullis_identity::outbound::{self, Trust};
+use http::header::{HeaderMap, HeaderName};
+use portcullis_identity::outbound;
 use portcullis_plugin::prometheus::IntCounter;
 use portcullis_plugin::units::{OneOrMany, TimeSpan};
 use portcullis_plugin::{
@@ -52,34 +56,22 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
-use url::Url;
 
 /// What a client is told to wait when the service is away.
 const RETRY_AFTER: &str = "5";
 const SHORTEST: Duration = Duration::from_millis(10);
 const LONGEST: Duration = Duration::from_secs(10);
 const MOST_CONCURRENT: u16 = 10_000;
-/// Names in one list.
-const MOST_NAMES: usize = 32;
-
-const METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
-const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
-const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const DECISION_ID: HeaderName = HeaderName::from_static("x-decision-id");
-const SUBJECT: HeaderName = HeaderName::from_static("x-principal-subject");
-const ISSUER: HeaderName = HeaderName::from_static("x-principal-issuer");
-const IDENTIFIED_BY: HeaderName = HeaderName::from_static("x-principal-method");
-/// What the question says in any case, and so no client's field.
-const OURS: [HeaderName; 9] = [METHOD, PROTO, HOST, URI, FOR, DECISION_ID, SUBJECT, ISSUER, IDENTIFIED_BY];
 
 /// Which service is asked, and what it is told.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Where the service is asked: `https://`, or `http://` on this machine.
+    /// Where the service is asked: `https://`, or `http://` on this machine. For gRPC without a path.
     pub url: String,
+    /// How it is asked. Default: `http`.
+    #[serde(default)]
+    pub protocol: Protocol,
     /// Let `url` be plain HTTP to another machine. Default: false.
     #[serde(default)]
     pub insecure_http: bool,
@@ -97,7 +89,7 @@ pub struct Config {
     /// Fields of an allowing answer that the upstream gets. A client's own are always removed. Default: none.
     #[serde(default)]
     pub response_headers: OneOrMany<String>,
-    /// Fields of a 401 or 403 that the client gets, such as `www-authenticate`; a 401 without one says `Bearer`. Default: none.
+    /// Fields of a refusing answer that the client gets, such as `www-authenticate`; a 401 without one says `Bearer`. Default: none.
     #[serde(default)]
     pub deny_headers: OneOrMany<String>,
     /// What becomes of a request when there is no answer. Default: `deny`.
@@ -132,10 +124,10 @@ pub struct ExternalAuthorize(Arc<Rules>);
 /// Shared with the requests that wait for an answer.
 struct Rules {
     service: Service,
-    uri: http::Uri,
+    protocol: Protocol,
+    question: Question,
     /// Host and port of it, for people and for metrics.
     name: String,
-    sent: Vec<(String, HeaderName)>,
     taken: Vec<HeaderName>,
     handed_on: Vec<HeaderName>,
     on_failure: OnFailure,
@@ -159,6 +151,7 @@ impl Build for ExternalAuthorize {
     fn build(config: Config, env: &Env) -> Result<Self, ConfigError> {
         let Config {
             url: text,
+            protocol,
             insecure_http,
             ca,
             timeout,
@@ -168,7 +161,7 @@ impl Build for ExternalAuthorize {
             on_failure,
             max_concurrent,
         } = config;
-        let (url, uri) = address(&text, insecure_http)?;
+        let (url, uri) = address(&text, protocol, insecure_http)?;
         if ca.is_some() && url.scheme() == "http" {
             return Err(ConfigError::new("`ca` has no effect with http").help("leave it out").at("ca"));
         }
@@ -183,8 +176,11 @@ impl Build for ExternalAuthorize {
         }
         let roots = ca.map(|path| env.read(&path)).transpose().map_err(|error| error.at("ca"))?;
         let concurrent = usize::from(max_concurrent);
-        let client = outbound::http1_client(concurrent, roots.as_deref(), MOST_HEAD)
-            .map_err(|error| ConfigError::new(format!("the CAs cannot be used: {error}")).at("ca"))?;
+        let client = match protocol {
+            Protocol::Http => outbound::http1_client(concurrent, roots.as_deref(), MOST_HEAD as usize),
+            Protocol::Grpc => outbound::http2_client(roots.as_deref(), MOST_HEAD),
+        };
+        let client = client.map_err(|error| ConfigError::new(format!("the CAs cannot be used: {error}")).at("ca"))?;
         let sent = names("request_headers", &request_headers.0, |name| {
             let ours = OURS.iter().any(|ours| is_look_alike(name, ours.as_str()));
             ours.then_some("the gateway itself tells the service this")
@@ -204,65 +200,23 @@ impl Build for ExternalAuthorize {
             _ => None,
         })?;
         let name = url[url::Position::BeforeHost..url::Position::AfterPort].to_owned();
+        let sent = request_headers.0.into_iter().zip(sent).collect();
+        let question = match protocol {
+            Protocol::Http => Question::http(uri, sent),
+            Protocol::Grpc => Question::grpc(uri, timeout.get(), sent)
+                .ok_or_else(|| ConfigError::new("this is not an address that can be asked").at("url"))?,
+        };
         Ok(Self(Arc::new(Rules {
-            service: Service::new(client, timeout.get(), concurrent),
+            service: Service::new(client, protocol, timeout.get(), concurrent),
             outcomes: Outcomes::new(&name, env)?,
-            uri,
+            protocol,
+            question,
             name,
-            sent: request_headers.0.into_iter().zip(sent).collect(),
             taken,
             handed_on,
             on_failure,
         })))
     }
-}
-
-fn address(text: &str, insecure_http: bool) -> Result<(Url, http::Uri), ConfigError> {
-    let refuse = |what: &str| ConfigError::new(what).at("url");
-    let url = Url::parse(text)
-        .map_err(|_| refuse("this is not the address of a service").help("write one such as https://authz.internal/check"))?;
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(refuse("credentials in an address end up in logs").help("leave them out; the service may judge by addresses"));
-    }
-    if url.fragment().is_some() {
-        return Err(refuse("a fragment is never sent").help("leave out what follows the `#`"));
-    }
-    let trust = if insecure_http { Trust::AnyHttp } else { Trust::LoopbackHttp };
-    outbound::allowed(&url, trust).map_err(|error| {
-        refuse(&format!("{error}: whoever can change that traffic could let every request pass"))
-            .help("use https://; or say `insecure_http: true` if the network between is yours alone")
-    })?;
-    if insecure_http && url.scheme() == "https" {
-        return Err(ConfigError::new("`insecure_http` has no effect with https").help("leave it out").at("insecure_http"));
-    }
-    let uri = url.as_str().parse().map_err(|_| refuse("this is not an address that can be asked"))?;
-    Ok((url, uri))
-}
-
-/// `reserved` says why a name may not stand in the list.
-fn names(
-    key: &'static str,
-    given: &[String],
-    reserved: impl Fn(&str) -> Option<&'static str>,
-) -> Result<Vec<HeaderName>, ConfigError> {
-    if given.len() > MOST_NAMES {
-        return Err(ConfigError::new(format!("{} names, and {MOST_NAMES} are the most", given.len())).at(key));
-    }
-    let mut seen: Vec<HeaderName> = Vec::new();
-    for (at, name) in given.iter().enumerate() {
-        let here = |error: ConfigError| error.at(at).at(key);
-        check_name(name).map_err(here)?;
-        if let Some(why) = reserved(name) {
-            return Err(here(ConfigError::new(format!("`{name}` cannot be named here")).help(why)));
-        }
-        if seen.iter().any(|other| is_look_alike(name, other.as_str())) {
-            let error = ConfigError::new(format!("`{name}` is named twice"));
-            return Err(here(error.help("names that differ in case or `_` and `-` are one")));
-        }
-        let parsed = HeaderName::from_bytes(name.as_bytes());
-        seen.push(parsed.map_err(|_| here(ConfigError::new(format!("`{name}` is not a header name"))))?);
-    }
-    Ok(seen)
 }
 
 impl Outcomes {
@@ -278,6 +232,11 @@ impl Outcomes {
     }
 }
 
+/// Every request has a host, which is not among its headers here.
+fn has_like(request: &RequestHead, name: &str) -> bool {
+    name == "host" || request.headers().iter().any(|(given, _)| is_look_alike(given, name))
+}
+
 impl Filter for ExternalAuthorize {
     fn request(&self, request: &mut RequestHead, exchange: &mut Exchange) -> Verdict {
         let rules = &self.0;
@@ -286,7 +245,7 @@ impl Filter for ExternalAuthorize {
         if exchange.explaining() {
             return rules.not_asked(exchange);
         }
-        let question = match rules.question(request, exchange) {
+        let question = match rules.question.put(request, exchange) {
             Ok(question) => question,
             Err(failure) => return rules.failed(&failure, exchange),
         };
@@ -307,83 +266,64 @@ impl Filter for ExternalAuthorize {
             combines: rules.on_failure == OnFailure::Deny,
             // Before the filter that finds it out, the service is told of nobody.
             reads_identity: true,
-            summary: Some(format!("external({}{open})", rules.name)),
+            summary: Some(match rules.protocol {
+                Protocol::Http => format!("external({}{open})", rules.name),
+                Protocol::Grpc => format!("external(grpc {}{open})", rules.name),
+            }),
             ..Needs::default()
         }
     }
 }
 
 impl Rules {
-    fn question(&self, request: &RequestHead, exchange: &Exchange) -> Result<http::Request<Full<Bytes>>, Failure> {
-        let value = |bytes: &[u8]| {
-            HeaderValue::from_bytes(bytes).map_err(|_| Failure::Unsendable("a part of the request fits into no header"))
-        };
-        let mut question = http::Request::new(Full::default());
-        *question.uri_mut() = self.uri.clone();
-        let fields = question.headers_mut();
-        for (given, name) in &self.sent {
-            for found in request.headers().get_all(given) {
-                fields.append(name, value(found)?);
-            }
-            // A filter before this one may have verified the token, and taken it out.
-            if *name == http::header::AUTHORIZATION
-                && !fields.contains_key(name)
-                && let Some(token) = exchange.extension::<VerifiedToken>()
-            {
-                let mut verified = value(format!("{} {}", token.scheme().name(), token.expose()).as_bytes())?;
-                verified.set_sensitive(true);
-                fields.insert(name, verified);
-            }
-        }
-        fields.insert(METHOD, value(request.method().as_str().as_bytes())?);
-        fields.insert(PROTO, HeaderValue::from_static(request.scheme().as_str()));
-        fields.insert(HOST, value(request.authority().as_bytes())?);
-        fields.insert(URI, value(request.target().as_bytes())?);
-        fields.insert(FOR, value(exchange.client().to_string().as_bytes())?);
-        fields.insert(DECISION_ID, value(exchange.decision_id().as_str().as_bytes())?);
-        if let Some(principal) = exchange.principal() {
-            let encoded = |text: &str| {
-                let mut out = String::new();
-                encode_into(&mut out, text, false);
-                value(out.as_bytes())
-            };
-            fields.insert(SUBJECT, encoded(&principal.subject)?);
-            fields.insert(IDENTIFIED_BY, encoded(principal.method)?);
-            if let Some(issuer) = &principal.issuer {
-                fields.insert(ISSUER, encoded(issuer)?);
-            }
-        }
-        Ok(question)
-    }
-
     fn conclude(&self, answer: Result<Answer, Failure>, request: &mut RequestHead, exchange: &mut Exchange) -> Verdict {
         match answer {
             Ok(Answer::Allowed(fields)) => self.allow(&fields, request, exchange),
-            Ok(Answer::Denied(status, fields)) => {
-                self.outcomes.denied.inc();
-                exchange.check("answer", reason::AUTHORIZE_EXTERNAL_DENIED, false, || {
-                    Finding::new(format!("2xx of {}", self.name), format!("the service answered {}", status.as_u16()))
-                        .hint("the service's own log has the cause: it is told the decision id as `X-Decision-Id`")
-                });
-                let mut denial = Denial::new(reason::AUTHORIZE_EXTERNAL_DENIED).status(status.as_u16());
-                for name in &self.handed_on {
-                    for value in fields.get_all(name) {
-                        denial = denial.header(name.as_str(), value.as_bytes());
-                    }
-                }
-                if status == StatusCode::UNAUTHORIZED && !denial.headers().contains("www-authenticate") {
-                    // RFC 9110, section 15.5.2: a 401 has a challenge.
-                    let (scheme, realm) = (TokenScheme::Bearer, request.host());
-                    let challenge = Challenge { scheme, realm, error: None, scope: None, algs: None };
-                    denial = denial.header("www-authenticate", challenge.to_string());
-                }
-                Verdict::Deny(denial)
-            }
+            Ok(Answer::Denied(refusal)) => self.refuse(&refusal, request, exchange),
             Err(failure) => self.failed(&failure, exchange),
         }
     }
 
+    fn refuse(&self, refusal: &Refusal, request: &RequestHead, exchange: &mut Exchange) -> Verdict {
+        self.outcomes.denied.inc();
+        let status = refusal.status;
+        exchange.check("answer", reason::AUTHORIZE_EXTERNAL_DENIED, false, || {
+            let told = if self.protocol == Protocol::Http { "`X-Decision-Id`" } else { "`request.http.id`" };
+            Finding::new(format!("{} of {}", self.allowance(), self.name), refusal.to_string())
+                .hint(format!("the service's own log has the cause: it is told the decision id as {told}"))
+        });
+        let mut denial = Denial::new(reason::AUTHORIZE_EXTERNAL_DENIED).status(status.as_u16());
+        for name in &self.handed_on {
+            for value in refusal.fields.get_all(name) {
+                denial = denial.header(name.as_str(), value.as_bytes());
+            }
+        }
+        if status == StatusCode::UNAUTHORIZED && !denial.headers().contains("www-authenticate") {
+            // RFC 9110, section 15.5.2: a 401 has a challenge.
+            let (scheme, realm) = (TokenScheme::Bearer, request.host());
+            let challenge = Challenge { scheme, realm, error: None, scope: None, algs: None };
+            denial = denial.header("www-authenticate", challenge.to_string());
+        }
+        Verdict::Deny(denial)
+    }
+
+    fn allowance(&self) -> &'static str {
+        if self.protocol == Protocol::Http { "2xx" } else { "OK" }
+    }
+
+    /// Everything that is an answer.
+    fn answers(&self) -> String {
+        format!("{} of {}", if self.protocol == Protocol::Http { "2xx, 401 or 403" } else { "OK or a refusal" }, self.name)
+    }
+
     fn allow(&self, fields: &HeaderMap, request: &mut RequestHead, exchange: &mut Exchange) -> Verdict {
+        // An answer over HTTP has fields of all kinds; one over gRPC has those that the request is to have.
+        if self.protocol == Protocol::Grpc
+            && let Some(name) = fields.keys().find(|name| !self.taken.contains(name) && has_like(request, name.as_str()))
+        {
+            let condition = format!("that the request's `{name}` is replaced, which is not in `response_headers`");
+            return self.failed(&Failure::Condition(condition), exchange);
+        }
         for name in &self.taken {
             let mut values = fields.get_all(name).iter();
             let Some(value) = values.next() else { continue };
@@ -404,20 +344,29 @@ impl Rules {
     }
 
     fn failed(&self, failure: &Failure, exchange: &mut Exchange) -> Verdict {
-        let open = self.on_failure == OnFailure::Allow;
-        if let Some(failures) = self.service.log().failed() {
+        let open = self.on_failure == OnFailure::Allow && !failure.refuses();
+        // What a client chose to send says nothing of the service.
+        if !matches!(failure, Failure::Unsendable(_))
+            && let Some(failures) = self.service.log().failed()
+        {
             let becomes = if open { "pass unasked (on_failure: allow)" } else { "are refused" };
             tracing::warn!(
                 service = self.name, decision_id = %exchange.decision_id(), failures, failure = failure.to_string(),
-                "an authorization service gives no answer; requests {becomes}"
+                "an authorization service gives no answer that counts; requests {becomes}"
             );
         }
         exchange.check("answer", reason::AUTHORIZE_EXTERNAL_UNAVAILABLE, false, || {
-            let finding = Finding::new(format!("2xx, 401 or 403 of {}", self.name), failure.to_string());
-            finding.hint(match open {
-                true => "the request passed unasked: `on_failure` is `allow`",
-                false => "check the service and the way to it; nothing passes until it answers",
-            })
+            let hint = match failure {
+                _ if open => "the request passed unasked: `on_failure` is `allow`",
+                Failure::Unsendable(_) => "the client's request is at fault",
+                Failure::Condition(_) => "have the service allow without it, or have a filter of the route do it",
+                Failure::NotHttp2(_) | Failure::NotGrpc(_) => {
+                    "is this the address of the gRPC service? Over HTTP it is `protocol: http`"
+                }
+                Failure::NoStatus | Failure::Contradiction(_) => "the service is at fault: it has to say one thing clearly",
+                _ => "check the service and the way to it; nothing passes until it answers",
+            };
+            Finding::new(self.answers(), failure.to_string()).hint(hint)
         });
         if open {
             self.outcomes.failed_open.inc();
@@ -430,7 +379,7 @@ impl Rules {
     /// Whoever explains a request is not to set anything off elsewhere, and without an answer nothing passes.
     fn not_asked(&self, exchange: &mut Exchange) -> Verdict {
         exchange.check("answer", reason::AUTHORIZE_EXTERNAL_UNAVAILABLE, false, || {
-            Finding::new(format!("2xx, 401 or 403 of {}", self.name), "not asked")
+            Finding::new(self.answers(), "not asked")
                 .hint("only a running gateway asks the service: what it would have said is not known here")
         });
         Verdict::deny(reason::AUTHORIZE_EXTERNAL_UNAVAILABLE)
@@ -440,3 +389,7 @@ impl Rules {
 #[cfg(test)]
 #[path = "external_authorize_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "external_authorize_grpc_tests.rs"]
+mod grpc_tests;

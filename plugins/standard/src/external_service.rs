@@ -1,20 +1,28 @@
 //! Asking an authorization service, and taking nothing for an answer that is none.
 //!
-//! One question is one GET with a deadline, in one of a bounded number of places. The status says everything: 2xx, 401 or
-//! 403. Redirects are not followed, and a body is thrown away as it comes.
+//! One question is one exchange with a deadline, in one of a bounded number of places. Over HTTP it is a GET, and the status
+//! says everything: 2xx, 401 or 403. Redirects are not followed, and a body is thrown away as it comes. What an answer over
+//! gRPC says is read by [`external_grpc`](crate::external_grpc).
 
+use crate::external_grpc;
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
+use hyper_util::client::legacy::connect::capture_connection;
 use portcullis_identity::outbound::{HttpClient, innermost};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::error::Error;
+use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The largest head of an answer.
-pub(crate) const MOST_HEAD: usize = 32 << 10;
+pub(crate) const MOST_HEAD: u32 = 32 << 10;
 
 /// So much of a body is read so that its connection can be used again; with more, the connection ends.
 const MOST_BODY: usize = 64 << 10;
@@ -25,8 +33,42 @@ const TOLD_AGAIN: Duration = Duration::from_secs(10);
 /// What the service said.
 pub(crate) enum Answer {
     Allowed(HeaderMap),
-    /// 401 or 403.
-    Denied(StatusCode, HeaderMap),
+    Denied(Refusal),
+}
+
+/// A refusal, as the service wants it told.
+pub(crate) struct Refusal {
+    /// 401 or 403; over gRPC, any of 4xx and 5xx.
+    pub status: StatusCode,
+    /// Over gRPC: the code of it.
+    pub code: Option<i32>,
+    /// Over gRPC: the status asked for, if that was not one of a refusal.
+    pub replaced: Option<i32>,
+    pub fields: HeaderMap,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let status = self.status.as_u16();
+        let Some(code) = self.code else { return write!(f, "the service answered {status}") };
+        let name = external_grpc::status_name(u32::try_from(code).unwrap_or(u32::MAX));
+        write!(f, "the service answered {code}, {name}, with ")?;
+        match self.replaced {
+            None => write!(f, "{status} for the client"),
+            Some(replaced) => write!(f, "{replaced} for the client, which refuses nothing: {status} instead"),
+        }
+    }
+}
+
+/// How the service is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// A GET of `url`, with HTTP/1.1; the status is the answer.
+    #[default]
+    Http,
+    /// Envoy's `envoy.service.auth.v3.Authorization/Check`, with HTTP/2; `url` has no path.
+    Grpc,
 }
 
 /// Why there is no answer.
@@ -46,11 +88,36 @@ pub(crate) enum Failure {
     Twice(String),
     #[error("the question cannot be put: {0}")]
     Unsendable(&'static str),
+    #[error("what comes is not HTTP/2: {0}")]
+    NotHttp2(String),
+    #[error("the answer is an HTTP {0} and not gRPC")]
+    NotGrpc(u16),
+    #[error("the call ended with grpc-status {0}, {name}", name = external_grpc::status_name(*.0))]
+    GrpcStatus(u32),
+    #[error("the answer cannot be read: {0}")]
+    Malformed(&'static str),
+    #[error("the answer has no `status`, and so allows nothing")]
+    NoStatus,
+    #[error("the service says that it failed (`error_response`)")]
+    Failed,
+    #[error("the answer has {0}, and nobody could tell which is meant")]
+    Contradiction(&'static str),
+    #[error("the service allows it under a condition that is not met here: {0}")]
+    Condition(String),
+}
+
+impl Failure {
+    /// It refuses also where failures let pass: the service has answered, but not with an allowance that holds here; or the
+    /// client has sent what nobody can be asked about, which is its own choice.
+    pub fn refuses(&self) -> bool {
+        matches!(self, Self::Unsendable(_) | Self::NoStatus | Self::Contradiction(_) | Self::Condition(_))
+    }
 }
 
 /// One service, and how it is asked.
 pub(crate) struct Service {
     client: HttpClient,
+    protocol: Protocol,
     timeout: Duration,
     places: Arc<Semaphore>,
     concurrent: usize,
@@ -58,8 +125,8 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    pub fn new(client: HttpClient, timeout: Duration, concurrent: usize) -> Self {
-        Self { client, timeout, places: Arc::new(Semaphore::new(concurrent)), concurrent, log: FailureLog::new() }
+    pub fn new(client: HttpClient, protocol: Protocol, timeout: Duration, concurrent: usize) -> Self {
+        Self { client, protocol, timeout, places: Arc::new(Semaphore::new(concurrent)), concurrent, log: FailureLog::new() }
     }
 
     /// For the line about failures.
@@ -72,14 +139,32 @@ impl Service {
         self.places.available_permits()
     }
 
-    /// Asks. Letting go of the future ends the question and its connection.
-    pub async fn ask(&self, question: Request<Full<Bytes>>) -> Result<Answer, Failure> {
+    /// Asks. Letting go of the future ends the question: over HTTP with its connection, over gRPC with its stream.
+    pub async fn ask(&self, mut question: Request<Full<Bytes>>) -> Result<Answer, Failure> {
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else { return Err(Failure::Busy(self.concurrent)) };
-        match tokio::time::timeout(self.timeout, self.exchange(question)).await {
-            Ok(Ok(response)) => self.read(response, place),
-            Ok(Err(failure)) => Err(failure),
-            Err(_) => Err(Failure::Late(self.timeout)),
+        let connection = (self.protocol == Protocol::Grpc).then(|| capture_connection(&mut question));
+        let answer = async {
+            let response = self.exchange(question).await?;
+            match self.protocol {
+                Protocol::Http => self.read(response, place),
+                Protocol::Grpc => {
+                    let answer = external_grpc::read(response).await;
+                    // Only now that the whole answer is there.
+                    drop(place);
+                    answer
+                }
+            }
+        };
+        if let Ok(answer) = tokio::time::timeout(self.timeout, answer).await {
+            return answer;
         }
+        // Others share this connection, and the other side may be gone without a word: the next question opens a new one.
+        if let Some(connection) = connection
+            && let Some(connection) = &*connection.connection_metadata()
+        {
+            connection.poison();
+        }
+        Err(Failure::Late(self.timeout))
     }
 
     async fn exchange(&self, question: Request<Full<Bytes>>) -> Result<http::Response<Incoming>, Failure> {
@@ -89,7 +174,7 @@ impl Service {
             Err(error) if was_closed(&error) => self.client.request(question).await,
             other => other,
         };
-        answered.map_err(|error| Failure::Broken(innermost(&error)))
+        answered.map_err(|error| broken(&error))
     }
 
     fn read(&self, response: http::Response<Incoming>, place: OwnedSemaphorePermit) -> Result<Answer, Failure> {
@@ -99,7 +184,9 @@ impl Service {
         }
         match head.status {
             status if status.is_success() => Ok(Answer::Allowed(head.headers)),
-            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => Ok(Answer::Denied(status, head.headers)),
+            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+                Ok(Answer::Denied(Refusal { status, code: None, replaced: None, fields: head.headers }))
+            }
             status if status.is_redirection() => Err(Failure::Redirect(status.as_u16())),
             status => Err(Failure::Status(status.as_u16())),
         }
@@ -122,20 +209,31 @@ async fn drain(mut body: Incoming, within: Duration, place: OwnedSemaphorePermit
 }
 
 /// The connection ended before an answer began.
-fn was_closed(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<hyper::Error>()
-            && (error.is_incomplete_message() || error.is_canceled() || error.is_closed())
-        {
-            return true;
-        }
-        if let Some(error) = error.downcast_ref::<std::io::Error>() {
-            return matches!(error.kind(), std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe);
-        }
-        cause = error.source();
-    }
-    false
+fn was_closed(error: &(dyn Error + 'static)) -> bool {
+    let by_hyper = |error: &hyper::Error| error.is_incomplete_message() || error.is_canceled() || error.is_closed();
+    let by_socket = |error: &io::Error| matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe);
+    // An HTTP/2 server says that it closes the connection, or that it has not begun with this stream.
+    let by_server = |error: &h2::Error| {
+        (error.is_go_away() && error.is_remote())
+            || error.reason() == Some(h2::Reason::REFUSED_STREAM)
+            || error.get_io().is_some_and(by_socket)
+    };
+    causes(error).any(|error| {
+        error.downcast_ref().is_some_and(by_hyper)
+            || error.downcast_ref().is_some_and(by_server)
+            || error.downcast_ref().is_some_and(by_socket)
+    })
+}
+
+fn broken(error: &(dyn Error + 'static)) -> Failure {
+    let cause = innermost(error);
+    // Such as the response of an HTTP/1 server, which is found out as frames that are too long.
+    let is_other = causes(error).any(|error| error.downcast_ref().is_some_and(h2::Error::is_library));
+    if is_other { Failure::NotHttp2(cause) } else { Failure::Broken(cause) }
+}
+
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error: &&'a (dyn Error + 'static)| (*error).source())
 }
 
 /// Decides when failures are to be told: an outage is a line from time to time, and not one for each request.

@@ -43,6 +43,10 @@ mod claim_rule;
 mod expression;
 mod expression_check;
 mod expression_facts;
+mod external_config;
+mod external_grpc;
+mod external_messages;
+mod external_question;
 mod external_service;
 mod gcra;
 mod header_rules;
@@ -58,6 +62,8 @@ mod sender;
 mod slots;
 mod text;
 
+#[cfg(test)]
+mod external_scripted;
 #[cfg(test)]
 mod test_support;
 

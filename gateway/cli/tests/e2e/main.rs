@@ -1,7 +1,9 @@
 //! The gateway from end to end: a real one on loopback, with an issuer, certificates and upstreams around it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
-// What the tests stand on: a gateway with its folder, its log and its metrics; and a stage with an issuer beside it.
+// What the tests stand on: a gateway with its folder, its log and its metrics; a stage with an issuer beside it; and a
+// service that is asked over gRPC.
+mod authorization_service;
 mod stage;
 mod support;
 
@@ -42,6 +44,7 @@ mod tokens;
 
 // What else is asked of a caller.
 mod external;
+mod external_grpc;
 mod filters;
 mod limits;
 mod quotas;
