@@ -6,6 +6,7 @@
 //! - [`issuers`]: the issuers of a configuration, and the tasks that keep their keys fresh
 //! - `jose`: a token's three parts, read strictly
 //! - `tenants`: an issuer that stands for many
+//! - `kind`: access tokens and others
 //! - `claims`: each check of what a token says, and `hints`: what probably went wrong
 //! - [`binding`] and [`dpop`]: tokens that only their sender may use (RFC 8705, RFC 9449)
 //! - `store`: an issuer's keys, when to ask for them again, and how old they may be; on top of `fetch` (the one HTTP
@@ -42,6 +43,7 @@ mod jose;
 mod jwks;
 mod keyfile;
 mod keyset;
+mod kind;
 mod mapping;
 mod opaque;
 pub mod outbound;
@@ -60,6 +62,7 @@ pub use algorithm::Algorithm;
 pub use binding::Binding;
 pub use config::{ClaimPaths, IntrospectionConfig, IssuerConfig, IssuerKind, TokenType};
 pub use issuers::{Issuer, Issuers};
+pub use kind::IdTokens;
 pub use mapping::groups_unknown;
 pub use revocation::{NotRevoked, Revocations, Revoked};
 pub use verify::{Obtained, Verification, VerifiedToken};

@@ -29,7 +29,7 @@ use crate::sender::{NonceDue, Sender};
 use crate::text::given;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use portcullis_identity::{Issuer, Issuers, Verification};
+use portcullis_identity::{IdTokens, Issuer, Issuers, Verification};
 use portcullis_plugin::error::unknown_name;
 use portcullis_plugin::units::OneOrMany;
 use portcullis_plugin::{
@@ -68,6 +68,10 @@ pub struct Config {
     #[serde(default, deserialize_with = "given")]
     #[schemars(with = "OneOrMany<String>")]
     pub audiences: Option<OneOrMany<String>>,
+    /// Whether ID tokens are accepted on this route. Default: as `accept_id_tokens` of the issuer says.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "bool")]
+    pub accept_id_tokens: Option<bool>,
     /// Let requests without any `Authorization` header pass, without a principal. Default: false.
     #[serde(default)]
     pub optional: bool,
@@ -92,6 +96,7 @@ struct Rules {
     roles: Vec<String>,
     claims: Vec<ClaimRule>,
     audiences: Vec<String>,
+    id_tokens: IdTokens,
     optional: bool,
     sender: Sender,
 }
@@ -102,7 +107,7 @@ impl Build for Oidc {
     type Config = Config;
 
     fn build(config: Config, env: &Env) -> Result<Self, ConfigError> {
-        let Config { issuer, scopes, roles, claims, audiences, optional, binding } = config;
+        let Config { issuer, scopes, roles, claims, audiences, accept_id_tokens, optional, binding } = config;
         let known = env.service::<Issuers>();
         let issuers = find_issuers(&issuer, known.as_deref())?;
         let sender = Sender::compile(binding.unwrap_or_default(), known.as_deref(), env).map_err(|error| error.at("binding"))?;
@@ -131,6 +136,11 @@ impl Build for Oidc {
             roles: list("roles", roles)?,
             claims: rules,
             audiences: list("audiences", audiences)?,
+            id_tokens: match accept_id_tokens {
+                None => IdTokens::AsIssuer,
+                Some(true) => IdTokens::Accepted,
+                Some(false) => IdTokens::Refused,
+            },
             optional,
             sender,
         })))
@@ -200,7 +210,7 @@ impl Filter for Oidc {
             return rules.deny(reason::TOKEN_ISSUER_MISMATCH, scheme, request, exchange);
         };
         let issuer = Arc::clone(issuer);
-        match issuer.verify_bound(&token, exchange) {
+        match issuer.verify_bound(&token, rules.id_tokens, exchange) {
             Verification::Verified(verified) => {
                 let token = VerifiedToken::new(token.into_owned(), scheme);
                 rules.finish(&verified, token, request, exchange)
@@ -211,7 +221,7 @@ impl Filter for Oidc {
                 Verdict::wait(async move {
                     let obtained = keys.await;
                     let resume: Resume = Box::new(move |request, exchange| {
-                        match issuer.verify_bound_after_wait(token.expose(), obtained, exchange) {
+                        match issuer.verify_bound_after_wait(token.expose(), rules.id_tokens, obtained, exchange) {
                             Ok(verified) => rules.finish(&verified, token, request, exchange),
                             Err(reason) => rules.deny(reason, scheme, request, exchange),
                         }
@@ -259,6 +269,7 @@ impl Filter for Oidc {
         parts.extend((!rules.roles.is_empty()).then(|| format!("role {}", rules.roles.join(" or "))));
         parts.extend((!rules.claims.is_empty()).then(|| format!("{} claims", rules.claims.len())));
         parts.extend(rules.sender.summary());
+        parts.extend((rules.id_tokens == IdTokens::Accepted).then(|| "ID tokens too".to_owned()));
         parts.extend(rules.optional.then(|| "optional".to_owned()));
         Needs {
             authenticates: !rules.optional,

@@ -105,6 +105,29 @@ fn bad_tokens_are_refused_for_their_reason_and_the_client_learns_no_value() {
 }
 
 #[test]
+fn a_route_that_accepts_id_tokens_opens_no_other() {
+    let env = env();
+    let [plain, open, shut] =
+        ["", ", accept_id_tokens: true", ", accept_id_tokens: false"].map(|more| build_in::<Oidc>(&env, &format!("{{ issuer: main{more} }}")).unwrap());
+    // With a role that Entra and others put into ID tokens, too.
+    let id = Signer::main().token(json!({ "token_use": "id", "roles": ["admin"] }));
+    let refused = |filter: &Oidc| {
+        let mut call = bearing(&id);
+        assert_eq!(call.denied(filter).reason(), reason::TOKEN_TYP_REFUSED);
+        assert_eq!(call.failed_checks(), [("kind", reason::TOKEN_TYP_REFUSED)]);
+    };
+    refused(&plain);
+    // Twice, for the second comes from the memory of what was verified.
+    for _ in 0..2 {
+        assert!(bearing(&id).run(&open).is_continue());
+        refused(&plain);
+        refused(&shut);
+    }
+    let never = Signer::main().token(json!({ "typ": "Refresh" }));
+    assert_eq!(bearing(&never).denied(&open).reason(), reason::TOKEN_TYP_REFUSED);
+}
+
+#[test]
 fn too_little_is_403_with_the_scopes_needed() {
     let filter = build::<Oidc>("{ issuer: main, scopes: ['api:read', 'api:write'] }");
     let (reason, status, challenge) = refusal(good(), &filter);
