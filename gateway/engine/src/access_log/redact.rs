@@ -62,7 +62,43 @@ const PARTS: &[&str] = &[
     "xsrf",
 ];
 
-/// The path, with segments that look like a token and parameters (`;jsessionid=…`) that name a secret replaced. A target in
+/// How keys begin whose makers want them to be found, each ending in `_`, `-` or `.`, and how many letters and digits follow
+/// at least. The first is that of the gateway's own API keys.
+const KEYS: &[(&[u8], usize)] = &[
+    (b"pc_", 20),
+    (b"ghp_", 20),
+    (b"gho_", 20),
+    (b"ghu_", 20),
+    (b"ghs_", 20),
+    (b"ghr_", 20),
+    (b"github_pat_", 16),
+    (b"glpat-", 0),
+    (b"sk_live_", 0),
+    (b"sk_test_", 0),
+    (b"rk_live_", 0),
+    (b"rk_test_", 0),
+    (b"whsec_", 0),
+    (b"sk-", 20),
+    (b"sk-ant-", 0),
+    (b"sk-proj-", 0),
+    (b"xoxa-", 0),
+    (b"xoxb-", 0),
+    (b"xoxe-", 0),
+    (b"xoxp-", 0),
+    (b"xoxs-", 0),
+    (b"xapp-", 0),
+    (b"npm_", 20),
+    (b"hf_", 20),
+    (b"shpat_", 20),
+    (b"dop_v1_", 20),
+    (b"hvs.", 20),
+    (b"ya29.", 0),
+];
+
+/// No key is shorter behind its beginning: what is, needs no closer look.
+const LEAST_KEY: usize = 16;
+
+/// The path, with segments that look like a token or a key and parameters (`;jsessionid=…`) that name a secret replaced. A target in
 /// absolute form loses its user and password.
 pub fn path(path: &[u8]) -> Cow<'_, [u8]> {
     clipped(path, b"/", clean_path)
@@ -82,7 +118,7 @@ fn clipped<'t>(text: &'t [u8], separators: &[u8], clean: fn(&'t [u8]) -> Cow<'t,
 }
 
 fn clean_path(path: &[u8]) -> Cow<'_, [u8]> {
-    if !path.iter().any(|b| matches!(b, b'%' | b';' | b'@')) && !contains_token(path) {
+    if !path.iter().any(|b| matches!(b, b'%' | b';' | b'@')) && !contains_token(path) && !contains_key(path) {
         return Cow::Borrowed(path);
     }
     let (scheme, rest) = split_user(path);
@@ -95,7 +131,7 @@ fn clean_path(path: &[u8]) -> Cow<'_, [u8]> {
                 |b| b == b';',
                 |part| match split_pair(part) {
                     Some((name, _, _)) if names_a_secret(name) => Some(replaced(part)),
-                    _ if decodings(part).any(|text| contains_token(&text)) => Some(REDACTED.into()),
+                    _ if decodings(part).any(|text| contains_token(&text) || contains_key(&text)) => Some(REDACTED.into()),
                     _ => None,
                 },
             );
@@ -198,7 +234,7 @@ fn names_a_secret(name: &[u8]) -> bool {
 
 fn looks_secret(value: &[u8]) -> bool {
     decodings(value).any(|text| {
-        contains_token(&text) || has_scheme(&text) || has_named_secret(&text) || has_user(&text) || has_opaque_run(&text)
+        contains_token(&text) || contains_key(&text) || has_scheme(&text) || has_named_secret(&text) || has_user(&text) || has_opaque_run(&text)
     })
 }
 
@@ -208,6 +244,19 @@ fn contains_token(text: &[u8]) -> bool {
     memchr::memmem::find_iter(text, b"eyJ").any(|at| {
         let run = text.get(at..).unwrap_or_default();
         run.iter().take(16).take_while(|b| is_base64(**b) || **b == b'.').count() == 16
+    })
+}
+
+/// A key that begins as one of [`KEYS`], wherever it begins. Whether it is whole does not matter.
+fn contains_key(text: &[u8]) -> bool {
+    let ends = text.len().saturating_sub(LEAST_KEY);
+    let mut marks = text.iter().take(ends).enumerate().filter(|(_, b)| matches!(b, b'_' | b'-' | b'.'));
+    marks.any(|(at, _)| {
+        let (begin, rest) = text.split_at(at + 1);
+        rest.iter().take(LEAST_KEY).all(|b| is_base64(*b)) && {
+            let plain = rest.iter().take_while(|b| b.is_ascii_alphanumeric()).count();
+            KEYS.iter().any(|(prefix, least)| plain >= *least && begin.ends_with(prefix))
+        }
     })
 }
 
@@ -440,6 +489,32 @@ mod tests {
     }
 
     #[test]
+    fn a_key_in_a_path_goes_wherever_it_begins() {
+        // As `portcullis apikey new` makes them, and as others do.
+        let own = "pc_9nXygT3vK8sQ1bWc7RzLmPq4HdJ6fYtUaXeN2oVgCi5BkES0wZrMjDh";
+        for key in [
+            own,
+            &own[..40],
+            "ghp_16C7e42F292c6912E7710c838347Ae178B4a",
+            "github_pat_11ABCDEFG0abcdefghijkl_0123456789",
+            "glpat-x_Y-zA1bC2dE3fG4hI5j",
+            "sk_live_51H8abcdefghijkLMN",
+            "sk-ant-api03-abc_def-ghi0123456789",
+            "sk-abcdEFGH0123456789abcdEFGH",
+            "xoxb-123456789012-1234567890123-AbCdEf",
+        ] {
+            for (before, after) in [("", ""), ("x", ""), ("id=", ""), ("v1.", "/orders"), ("key:", ".json")] {
+                let path = p(&format!("/key/{before}{key}{after}"));
+                let rest = after.strip_prefix(".json").unwrap_or(after);
+                assert_eq!(path, format!("/key/[redacted]{rest}"), "{before}{key}{after}");
+            }
+            assert_eq!(p(&format!("/{}", key.replace('_', "%5F").replace('-', "%252d"))), "/[redacted]");
+            assert_eq!(p(&format!("/a;v={key};w=1")), "/a;[redacted];w=1");
+            assert_eq!(q(&format!("x={key}")), "x=[redacted]");
+        }
+    }
+
+    #[test]
     fn ordinary_paths_stay() {
         for text in [
             "",
@@ -451,6 +526,11 @@ mod tests {
             "*",
             "/assets/app.9f86d081884c7d659a2feaa0c55ad015.js",
             "/eyJ/x",
+            "/pc_settings/pc_1",
+            "/sk-SK/how-to-move-from-nginx-to-portcullis",
+            "/sk-how-to-move-from-nginx-to-portcullis",
+            "/npm_modules_are_listed_here_with_names",
+            "/docs/ghp_tokens-and-what-they-are-good-for",
             "http://host/a",
             "/@scope/package",
             "/a;/b;;",
