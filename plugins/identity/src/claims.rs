@@ -123,13 +123,22 @@ pub(crate) fn judge_issuer(claims: &Claims, settings: &Settings, judgement: &mut
     judge_tenant(claims, settings, judgement);
 }
 
+const TWO_TENANTS: &str =
+    "the token's `iss` and `tid` name two tenants, and Entra writes one and the same into both: look at who made this token";
+
 /// Entra names the tenant a second time. Where the two differ, the token is of another tenant, whatever `iss` says.
 fn judge_tenant(claims: &Claims, settings: &Settings, judgement: &mut Judgement) {
     let Some(tid) = claims.get("tid").filter(|_| settings.kind == IssuerKind::Entra) else { return };
     let Value::String(tid) = tid else { return wrong_form(judgement, "tenant", "`tid` as a text", tid) };
     let ok = settings.issuer.split('/').any(|part| part == tid);
     judgement.check("tenant", reason::TOKEN_ISSUER_MISMATCH, ok, || {
-        Finding::new(format!("a `tid` that is part of {}", settings.issuer), safe(tid))
+        let finding = Finding::new(format!("a `tid` that is part of {}", settings.issuer), safe(tid));
+        let same = claims.get("iss").and_then(Value::as_str).is_some_and(|iss| iss.split('/').any(|part| part == tid));
+        match (ok, same) {
+            (true, _) => finding,
+            (false, true) => finding.hint("a token of another tenant: configure that tenant's own issuer, if its users are meant to come in"),
+            (false, false) => finding.hint(TWO_TENANTS),
+        }
     });
 }
 
@@ -141,8 +150,10 @@ fn judge_tenant_of_many(claims: &Claims, iss: &str, template: &Template, setting
         with_hint(finding, hints::issuer(&settings.issuer, iss).filter(|_| tenant.is_none()))
     });
     let tid = claims.get("tid").and_then(Value::as_str);
-    judgement.check("tenant", reason::TOKEN_ISSUER_MISMATCH, tid.is_some() && (tid == tenant || !named), || {
-        Finding::new("a `tid` that is the tenant in `iss`", tid.map_or_else(|| "no `tid`".to_owned(), safe))
+    let ok = tid.is_some() && (tid == tenant || !named);
+    judgement.check("tenant", reason::TOKEN_ISSUER_MISMATCH, ok, || {
+        let finding = Finding::new("a `tid` that is the tenant in `iss`", tid.map_or_else(|| "no `tid`".to_owned(), safe));
+        if ok { finding } else { finding.hint(TWO_TENANTS) }
     });
     if let Some(tenant) = tenant {
         judgement.check("tenants", reason::TOKEN_ISSUER_MISMATCH, template.allows(tenant), || {
@@ -331,7 +342,8 @@ fn judge_audience(claims: &Claims, settings: &Settings, judgement: &mut Judgemen
     judgement.check("audience", reason::TOKEN_AUDIENCE_MISMATCH, ok, || {
         let expected = settings.audiences.join(" or ");
         let seen = if observed.is_empty() { "no audience".to_owned() } else { safe(&observed.join(", ")) };
-        let client = settings.mapping.client_id(claims);
+        // Cognito's access tokens have no `aud`: the client is compared in its place.
+        let client = settings.mapping.client_id(claims).filter(|_| settings.kind != IssuerKind::Cognito);
         let hint = hints::audience(&settings.audiences, &observed, client.as_deref()).filter(|_| !ok);
         with_hint(Finding::new(expected, seen), hint)
     });
@@ -443,7 +455,7 @@ fn form(value: &Value) -> &'static str {
     }
 }
 
-fn with_hint(finding: Finding, hint: Option<&str>) -> Finding {
+fn with_hint(finding: Finding, hint: Option<impl Into<String>>) -> Finding {
     match hint {
         Some(hint) => finding.hint(hint),
         None => finding,

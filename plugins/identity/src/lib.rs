@@ -61,6 +61,7 @@ mod tests;
 pub use algorithm::Algorithm;
 pub use binding::Binding;
 pub use config::{ClaimPaths, IntrospectionConfig, IssuerConfig, IssuerKind, TokenType};
+pub use hints::nearest_issuer;
 pub use issuers::{Issuer, Issuers};
 pub use kind::IdTokens;
 pub use mapping::groups_unknown;

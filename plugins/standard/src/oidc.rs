@@ -29,7 +29,7 @@ use crate::sender::{NonceDue, Sender};
 use crate::text::given;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use portcullis_identity::{IdTokens, Issuer, Issuers, Verification};
+use portcullis_identity::{IdTokens, Issuer, Issuers, Verification, nearest_issuer};
 use portcullis_plugin::error::unknown_name;
 use portcullis_plugin::units::OneOrMany;
 use portcullis_plugin::{
@@ -305,7 +305,11 @@ impl Rules {
         exchange.check("issuer", reason::TOKEN_ISSUER_MISMATCH, chosen.is_some(), || {
             let known = self.issuers.iter().map(|issuer| issuer.identifier());
             let observed: String = named.chars().filter(|c| !c.is_control()).take(200).collect();
-            Finding::new(format!("one of {}", crate::text::first_few(known, self.issuers.len())), observed)
+            let finding = Finding::new(format!("one of {}", crate::text::first_few(known, self.issuers.len())), observed);
+            match chosen.is_none().then(|| nearest_issuer(&self.issuers, &named)).flatten() {
+                Some(hint) => finding.hint(hint),
+                None => finding,
+            }
         });
         chosen
     }

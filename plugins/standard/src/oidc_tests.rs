@@ -208,6 +208,15 @@ fn of_several_issuers_the_named_one_judges() {
     ] {
         assert_eq!(refusal(bearing(&token), &filter).0, expected);
     }
+    for (iss, hint) in [
+        ("https://other.example.test", "it is nearly that of `other`, https://other.example.test/: they differ by a trailing slash"),
+        ("http://main.example.test/", "it is nearly that of `main`, https://main.example.test: they differ by http and https, and by"),
+    ] {
+        let mut call = bearing(&Signer::main().token(json!({ "iss": iss })));
+        call.denied(&filter);
+        let told = call.exchange.checks()[0].finding.hint.clone();
+        assert!(told.as_ref().is_some_and(|told| told.starts_with(hint)), "{told:?}");
+    }
     // A token of an issuer that this route does not accept, though the gateway knows it.
     let one = build::<Oidc>("{ issuer: main }");
     assert_eq!(refusal(bearing(&Signer::other().token(json!({}))), &one).0, reason::TOKEN_ISSUER_MISMATCH);
