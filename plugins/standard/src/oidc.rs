@@ -382,6 +382,9 @@ impl Rules {
                 Some(place) => {
                     finding.hint(format!("a token was found in {place}; it is read from `Authorization: Bearer` only"))
                 }
+                None if observed == bearer::API_KEY_SCHEME => {
+                    finding.hint("an API key is no token: the client sends a token, or the route has an `api_key` filter")
+                }
                 None if request.headers().contains("dpop") && self.sender.dpop().is_none() => {
                     finding.hint("this route checks no DPoP proofs; set `binding: { dpop: {} }` on its oidc filter")
                 }

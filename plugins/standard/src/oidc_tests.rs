@@ -80,6 +80,19 @@ fn a_token_anywhere_else_is_missing_and_the_hint_says_where_it_was() {
 }
 
 #[test]
+fn an_api_key_in_the_place_of_a_token_is_told_as_one() {
+    let filter = build::<Oidc>("{ issuer: main }");
+    let key = "pc_9nXygT3vK8sQ1bWc7RzLmPq4HdJ6fYtUaXeN2oVgCi5BkES0wZ";
+    for (scheme, expected) in [("ApiKey", reason::TOKEN_MISSING), ("Bearer", reason::TOKEN_MALFORMED)] {
+        let mut call = Call::get("/").header("authorization", format!("{scheme} {key}"));
+        assert_eq!(call.denied(&filter).reason(), expected);
+        let finding = &call.exchange.checks()[0].finding;
+        assert!(finding.hint.as_ref().is_some_and(|hint| hint.starts_with("an API key is no token")), "{finding:?}");
+        assert!(!format!("{finding:?}").contains("9nXyg"));
+    }
+}
+
+#[test]
 fn bad_tokens_are_refused_for_their_reason_and_the_client_learns_no_value() {
     let filter = build::<Oidc>("{ issuer: main, scopes: ['api:read'] }");
     let past = |seconds: u64| 1_800_000_000 - seconds;
