@@ -9,6 +9,7 @@ use crate::jose::{Header, safe};
 use crate::kind::{self, IdTokens, Other};
 use crate::mapping::{self, Mapping};
 use crate::settings::Settings;
+use crate::spoken;
 use crate::tenants::Template;
 use portcullis_plugin::reason::{self, ReasonCode};
 use portcullis_plugin::{Exchange, Finding};
@@ -470,8 +471,7 @@ fn instant(seconds: f64) -> String {
 }
 
 fn span(seconds: f64) -> String {
-    let whole = Duration::from_secs(seconds.max(0.0) as u64);
-    if whole.as_secs() < 120 { format!("{} s", whole.as_secs()) } else { humantime::format_duration(whole).to_string() }
+    spoken::span(Duration::from_secs(seconds.max(0.0) as u64))
 }
 
 /// Whether a token's groups are not all in it.

@@ -16,6 +16,7 @@
 //! - [`verify`]: the verdict on a token, with the cache of verified ones, and `guesses`: whose they probably are
 //! - [`revocation`]: tokens that are refused because somebody said so
 //! - `mapping`: from claims to a principal
+//! - `spoken`: times as findings tell them
 //! - [`certificate`]: the verdict on a client certificate, with the names in it as RFC 4514 writes them
 //!
 //! And in the other direction: [`assertion`], with which the gateway tells services who is calling.
@@ -50,6 +51,7 @@ pub mod outbound;
 mod pace;
 pub mod revocation;
 mod settings;
+mod spoken;
 mod store;
 mod tenants;
 pub mod verify;

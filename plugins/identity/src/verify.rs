@@ -20,6 +20,7 @@ use crate::kind::IdTokens;
 use crate::keyset::{Lookup, Wanted};
 use crate::mapping::Mapping;
 use crate::opaque;
+use crate::spoken::span;
 use futures::future::BoxFuture;
 use portcullis_plugin::reason::{self, ReasonCode};
 use portcullis_plugin::{Exchange, Finding, Principal};
@@ -413,34 +414,46 @@ impl Issuer {
             self.store().remember_unknown(&wanted);
         }
         judgement.check("key", reason::TOKEN_KID_UNKNOWN, false, || {
-            let finding = Finding::new("a key that the issuer publishes", named());
-            match (other_family, &wanted.kid) {
-                (Some(family), _) => {
-                    finding.hint(format!("the issuer's key of that id is {}, which does not fit {algorithm}", family.name()))
+            let store = self.store();
+            let finding = Finding::new(format!("a key that the issuer publishes: {}", store.published()), named());
+            let dropped = wanted.kid.as_deref().and_then(|kid| store.why_dropped(kid));
+            let hint = match (other_family, dropped, &wanted.kid) {
+                (Some(family), ..) => {
+                    format!("the issuer's key of that id is {}, which does not fit {algorithm}", family.name())
                 }
-                (None, None) if candidates > 1 => {
-                    finding.hint(format!("the token names no key, and the issuer has {candidates} that it could mean"))
+                (None, Some(why), _) => format!("the issuer publishes a key of that id, which verifies nothing: {why}"),
+                (None, None, None) if candidates > 1 => {
+                    format!("the token names no key, and the issuer has {candidates} that it could mean")
                 }
-                _ => finding.hint("the token comes from another issuer, or its key was withdrawn"),
+                _ => "the token comes from another issuer, or its key was withdrawn".to_owned(),
+            };
+            // Where the keys are asked for at an old address, they may be old themselves.
+            match store.document_error() {
+                Some(error) => finding.hint(format!("{hint}; or the keys have moved, for the discovery document cannot be used: {error}")),
+                None => finding.hint(hint),
             }
         });
         KeyVerdict::Failed
     }
 
     fn unavailable_finding(&self, named: String) -> Finding {
-        let store = self.store();
+        let (store, pace) = (self.store(), &self.settings().pace);
         let observed = match store.age() {
-            Some(age) => format!(
-                "{named}; the last keys are {} old",
-                humantime::format_duration(std::time::Duration::from_secs(age.as_secs()))
-            ),
+            Some(age) if age > pace.max_stale => {
+                format!("{named}; the last keys are {} old, more than `max_stale` ({}) allows", span(age), span(pace.max_stale))
+            }
+            Some(age) => format!("{named}; the last keys are {} old", span(age)),
             None => format!("{named}; there are no keys yet"),
         };
         let finding = Finding::new("keys of the issuer", observed);
         match store.last_error() {
             Some(error) => finding.hint(format!("the last attempt failed: {error}")),
+            None if store.is_asking() => finding.hint(format!(
+                "the issuer has not answered within `max_wait` ({:?}); the fetch goes on until `timeout` ({:?}), and the client may try again",
+                pace.max_wait, pace.timeout
+            )),
             None if store.count() == 0 => finding.hint("no keys were given or fetched; `explain` takes them from --jwks"),
-            None => finding,
+            None => finding.hint("the issuer is being asked; the client may try again"),
         }
     }
 
