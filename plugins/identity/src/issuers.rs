@@ -280,6 +280,16 @@ impl Issuer {
         self.settings.audiences.iter().map(|audience| &**audience)
     }
 
+    /// Where the scopes of its tokens are read, for a finding.
+    pub fn scope_places(&self) -> String {
+        self.settings.mapping.scope_places()
+    }
+
+    /// As [`scope_places`](Self::scope_places), of the roles.
+    pub fn role_places(&self) -> String {
+        self.settings.mapping.role_places()
+    }
+
     /// Whether there are keys that may be used now.
     pub fn is_ready(&self) -> bool {
         self.store.usable(&self.settings.pace).is_some()

@@ -45,6 +45,7 @@ mod expression_check;
 mod expression_facts;
 mod external_service;
 mod gcra;
+mod grants;
 mod header_rules;
 pub mod header_template;
 mod network_set;

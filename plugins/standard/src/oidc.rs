@@ -24,6 +24,7 @@
 
 use crate::bearer::{self, Challenge, Presented, TokenScheme, VerifiedToken};
 use crate::claim_rule::{AnyOf, ClaimRule};
+use crate::grants::{self, Grant};
 pub use crate::sender::{BindingConfig, DpopConfig, NonceConfig, Require};
 use crate::sender::{NonceDue, Sender};
 use crate::text::given;
@@ -345,13 +346,16 @@ impl Rules {
         if !self.scopes.is_empty() {
             let missing: Vec<&String> = self.scopes.iter().filter(|scope| !has(&principal.scopes, scope)).collect();
             ask("scope", reason::TOKEN_SCOPE_MISSING, missing.is_empty(), &|| {
-                let observed = crate::text::first_few(&principal.scopes, principal.scopes.len());
-                Finding::new(format!("all of {}", self.scope), observed)
+                grants::missing(Grant::Scope, format!("all of {}", self.scope), &missing, principal, self.issuer_of(principal))
             });
         }
         if !self.roles.is_empty() {
             let ok = self.roles.iter().any(|role| has(&principal.roles, role));
-            ask("role", reason::TOKEN_ROLE_MISSING, ok, &|| role_finding(&self.roles, principal));
+            ask("role", reason::TOKEN_ROLE_MISSING, ok, &|| {
+                let expected = format!("one of {}", crate::text::first_few(&self.roles, self.roles.len()));
+                let wanted: Vec<&String> = if ok { Vec::new() } else { self.roles.iter().collect() };
+                grants::missing(Grant::Role, expected, &wanted, principal, self.issuer_of(principal))
+            });
         }
         for rule in &self.claims {
             ask("claim", reason::TOKEN_CLAIM_MISMATCH, rule.holds(&principal.claims), &|| {
@@ -373,6 +377,11 @@ impl Rules {
         }
         exchange.insert_extension(token);
         Verdict::Continue
+    }
+
+    fn issuer_of(&self, principal: &Principal) -> Option<&Arc<Issuer>> {
+        let named = principal.issuer.as_deref()?;
+        self.issuers.iter().find(|issuer| issuer.is_named(named))
     }
 
     fn missing(&self, observed: &'static str, request: &RequestHead, exchange: &mut Exchange) -> Verdict {
@@ -418,18 +427,6 @@ impl Rules {
 
 fn has(granted: &[Arc<str>], wanted: &str) -> bool {
     granted.iter().any(|granted| **granted == *wanted)
-}
-
-fn role_finding(roles: &[String], principal: &Principal) -> Finding {
-    let finding = Finding::new(
-        format!("one of {}", crate::text::first_few(roles, roles.len())),
-        crate::text::first_few(&principal.roles, principal.roles.len()),
-    );
-    if principal.roles.is_empty() {
-        finding.hint("the token has no roles; see the issuer's `kind` and `claims.roles`")
-    } else {
-        finding
-    }
 }
 
 /// The `iss` of a token nobody has verified: only good for choosing who verifies it.

@@ -153,6 +153,29 @@ fn too_little_is_403_with_the_scopes_needed() {
 }
 
 #[test]
+fn what_was_granted_elsewhere_is_found() {
+    let filter = build::<Oidc>("{ issuer: main, scopes: ['api:read', 'api:write'], roles: [admin] }");
+    let hint = |claims: Value, check: &str| {
+        let mut call = bearing(&Signer::main().token(claims));
+        call.denied(&filter);
+        let found = call.exchange.checks().iter().find(|one| one.check == check).unwrap();
+        found.finding.hint.clone().unwrap_or_default()
+    };
+    let other = json!({ "resource_access": { "other": { "roles": ["admin"] } } });
+    assert_eq!(
+        hint(other, "role"),
+        "`admin` is a role of the client `other`, whose roles say nothing about this service; roles are read from roles, see the issuer's `kind` and `claims.roles`"
+    );
+    assert!(hint(json!({ "groups": ["admin"] }), "role").starts_with("`admin` stands in `groups`; roles are read from roles,"));
+    assert!(hint(json!({}), "role").starts_with("the token has no roles; "));
+    assert_eq!(hint(json!({ "roles": ["user"] }), "role"), "", "the remedy of the reason");
+    assert!(hint(json!({ "scope": "" }), "scope").starts_with("the token has no scopes; scopes are read from scope or scp,"));
+    let permissions = json!({ "scope": "api:read", "permissions": ["api:write"] });
+    assert!(hint(permissions, "scope").starts_with("`api:write` stands in `permissions`; "));
+    assert_eq!(hint(json!({ "scope": "api:read" }), "scope"), "");
+}
+
+#[test]
 fn scopes_all_roles_any_claims_each() {
     let filter = build::<Oidc>(
         "{ issuer: main, scopes: [a, b], roles: [admin, ops], claims: { tenant: [acme, beta], level.is: 3, ok: true }, audiences: [orders] }",
