@@ -137,7 +137,9 @@ fn judge_tenant(claims: &Claims, settings: &Settings, judgement: &mut Judgement)
         let same = claims.get("iss").and_then(Value::as_str).is_some_and(|iss| iss.split('/').any(|part| part == tid));
         match (ok, same) {
             (true, _) => finding,
-            (false, true) => finding.hint("a token of another tenant: configure that tenant's own issuer, if its users are meant to come in"),
+            (false, true) => {
+                finding.hint("a token of another tenant: configure that tenant's own issuer, if its users are meant to come in")
+            }
             (false, false) => finding.hint(TWO_TENANTS),
         }
     });

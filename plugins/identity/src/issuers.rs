@@ -103,14 +103,12 @@ impl Issuers {
             let keys = match (origin, jwks) {
                 (KeyOrigin::File(parsed), _) => Some(parsed),
                 (KeyOrigin::Network(..), None) => None,
-                (KeyOrigin::Network(..), Some(bytes)) => Some(
-                    jwks::parse(bytes, &config.issuer).map_err(|error| {
-                        ConfigError::new(format!("the keys that were given for it (`--jwks`) cannot be used: {error}"))
-                            .help("give a key set as the issuer publishes it, or leave `--jwks` out")
-                            .at(name.as_str())
-                            .at("issuers")
-                    })?,
-                ),
+                (KeyOrigin::Network(..), Some(bytes)) => Some(jwks::parse(bytes, &config.issuer).map_err(|error| {
+                    ConfigError::new(format!("the keys that were given for it (`--jwks`) cannot be used: {error}"))
+                        .help("give a key set as the issuer publishes it, or leave `--jwks` out")
+                        .at(name.as_str())
+                        .at("issuers")
+                })?),
             };
             let store = Arc::new(KeyStore::given(name.as_str().into(), keys));
             let introspector = introspection.map(|settings| Introspector::offline(name.as_str().into(), settings));

@@ -62,9 +62,9 @@ impl Malformed {
             Self::Parts(1) => {
                 Some("an opaque token: configure `introspection`, or have the issuer give out JWT access tokens for this API")
             }
-            Self::ApiKey => {
-                Some("an API key is no token: the client sends a token, or the route has an `api_key` filter, which reads its keys elsewhere")
-            }
+            Self::ApiKey => Some(
+                "an API key is no token: the client sends a token, or the route has an `api_key` filter, which reads its keys elsewhere",
+            ),
             Self::Parts(5) => Some("an encrypted token (JWE): have the issuer sign without encrypting"),
             Self::TooLong(_) => Some("a token of this size often lists all groups of a user: have the issuer leave them out"),
             _ => None,

@@ -70,9 +70,10 @@ pub(crate) fn other_than_access(claims: &Claims, typ: &str, kind: IssuerKind) ->
     match kind {
         IssuerKind::Google => Some(Other::Id("an ID token (Google's JWTs are)")),
         // Entra reserves these names: no mapping of claims puts them into an ID token.
-        IssuerKind::Entra => {
-            unless(any(&["scp", "azp", "appid"]), "an ID token (none of `scp`, `azp`, `appid`, which access tokens of Entra have)")
-        }
+        IssuerKind::Entra => unless(
+            any(&["scp", "azp", "appid"]),
+            "an ID token (none of `scp`, `azp`, `appid`, which access tokens of Entra have)",
+        ),
         IssuerKind::Okta => unless(any(&["cid"]), "an ID token (no `cid`, which access tokens of Okta have)"),
         IssuerKind::Ping => unless(
             any(&["client_id", "scope"]),
@@ -154,14 +155,8 @@ mod tests {
         other_than_access(all.as_object().unwrap(), typ, kind)
     }
 
-    const ALL: [IssuerKind; 6] = [
-        IssuerKind::Generic,
-        IssuerKind::Keycloak,
-        IssuerKind::Entra,
-        IssuerKind::Okta,
-        IssuerKind::Ping,
-        IssuerKind::Auth0,
-    ];
+    const ALL: [IssuerKind; 6] =
+        [IssuerKind::Generic, IssuerKind::Keycloak, IssuerKind::Entra, IssuerKind::Okta, IssuerKind::Ping, IssuerKind::Auth0];
 
     #[test]
     fn an_id_token_is_known_without_a_nonce_and_whatever_roles_it_has() {
@@ -203,7 +198,10 @@ mod tests {
             (Auth0, json!({ "azp": "app", "aud": ["api", "https://acme.auth0.com/userinfo"] })),
             (Auth0, json!({ "azp": "app", "gty": "client-credentials" })),
             (Auth0, json!({ "azp": "app", "scope": "openid email", "https://acme.example/email": "joe@example" })),
-            (Keycloak, json!({ "typ": "Bearer", "azp": "app", "auth_time": 1, "acr": "1", "email": "joe@example", "nonce": "n" })),
+            (
+                Keycloak,
+                json!({ "typ": "Bearer", "azp": "app", "auth_time": 1, "acr": "1", "email": "joe@example", "nonce": "n" }),
+            ),
             // Of a server of one's own, with little in it: nothing says otherwise.
             (Generic, json!({})),
             (Generic, json!({ "roles": ["admin"], "tenant": "acme" })),

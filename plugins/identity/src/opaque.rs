@@ -49,16 +49,12 @@ impl Issuer {
         }
     }
 
-    fn judge_answer(
-        &self,
-        asked: &Introspector,
-        answer: &Arc<Answer>,
-        id_tokens: IdTokens,
-        exchange: &mut Exchange,
-    ) -> Decided {
+    fn judge_answer(&self, asked: &Introspector, answer: &Arc<Answer>, id_tokens: IdTokens, exchange: &mut Exchange) -> Decided {
         let now = exchange.now();
         let still = |verified: &&Arc<VerifiedToken>| {
-            self.takes(verified, id_tokens) && now < verified.expires_at() && verified.not_before().is_none_or(|start| start <= now)
+            self.takes(verified, id_tokens)
+                && now < verified.expires_at()
+                && verified.not_before().is_none_or(|start| start <= now)
         };
         if let Some(verified) = answer.verified.get().filter(|_| !exchange.explaining()).filter(still) {
             return Ok(Arc::clone(verified));

@@ -277,7 +277,9 @@ impl Network<'_> {
         })?;
         fetch::allowed(&url, self.trust()).map_err(|refused| {
             let help = match refused {
-                FetchError::Refused(AddressError::User(_)) => "an address is told in logs and hints; issuers publish their keys to everybody",
+                FetchError::Refused(AddressError::User(_)) => {
+                    "an address is told in logs and hints; issuers publish their keys to everybody"
+                }
                 _ => "use https://; or say `insecure_http: true` if the network between is yours alone",
             };
             ConfigError::new(refused.to_string()).help(help).at(key)

@@ -16,8 +16,8 @@ use crate::claims::{self, Clocks, Judgement, Read};
 use crate::introspection::Told;
 use crate::issuers::Issuer;
 use crate::jose::{self, Header, Malformed, Token};
-use crate::kind::IdTokens;
 use crate::keyset::{Lookup, Wanted};
+use crate::kind::IdTokens;
 use crate::mapping::Mapping;
 use crate::opaque;
 use crate::spoken::span;
@@ -303,7 +303,13 @@ impl Issuer {
         (outcome, judgement)
     }
 
-    fn examine(&self, text: &str, (now, id_tokens): (SystemTime, IdTokens), attempt: Attempt, judgement: &mut Judgement) -> Examined {
+    fn examine(
+        &self,
+        text: &str,
+        (now, id_tokens): (SystemTime, IdTokens),
+        attempt: Attempt,
+        judgement: &mut Judgement,
+    ) -> Examined {
         let token = match Token::parse(text) {
             Ok(token) => token,
             Err(malformed) => return judge_form(judgement, &malformed),
@@ -429,7 +435,9 @@ impl Issuer {
             };
             // Where the keys are asked for at an old address, they may be old themselves.
             match store.document_error() {
-                Some(error) => finding.hint(format!("{hint}; or the keys have moved, for the discovery document cannot be used: {error}")),
+                Some(error) => {
+                    finding.hint(format!("{hint}; or the keys have moved, for the discovery document cannot be used: {error}"))
+                }
                 None => finding.hint(hint),
             }
         });

@@ -34,8 +34,8 @@
 use crate::api_key_file::{KeyDigest, KeyTextError, Keys};
 pub use crate::api_key_file::{MAX_LENGTH, MIN_LENGTH, hash};
 use crate::api_key_new::is_mistyped;
-use crate::bearer;
 pub use crate::api_key_new::{Entry, Line, NewKey, NoLine};
+use crate::bearer;
 use crate::header_rules::{check_name, folded, is_look_alike};
 use crate::text::given;
 use percent_encoding::percent_decode_str;

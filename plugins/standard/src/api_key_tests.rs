@@ -387,11 +387,8 @@ fn a_key_in_another_place_is_found_and_the_hint_says_where() {
         assert!(!told.contains("9nXyg"), "{told}");
         call.exchange.checks()[0].finding.hint.clone().unwrap()
     };
-    let (header, scheme, query) = (
-        "{ header: x-api-key, file: keys.txt }",
-        "{ authorization: true, file: keys.txt }",
-        "{ query: key, file: keys.txt }",
-    );
+    let (header, scheme, query) =
+        ("{ header: x-api-key, file: keys.txt }", "{ authorization: true, file: keys.txt }", "{ query: key, file: keys.txt }");
     for (yaml, call, place) in [
         (scheme, Call::get("/").header("authorization", format!("Bearer {OWN}")), "`authorization` after another scheme than"),
         (scheme, Call::get("/").header("authorization", OWN), "the header `authorization`;"),

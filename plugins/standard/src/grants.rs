@@ -48,7 +48,9 @@ pub(crate) fn missing(
     let read = read.unwrap_or_default();
     match wanted.iter().find_map(|name| Some((name, place_of(&principal.claims, name)?))) {
         Some((name, place)) => finding.hint(match client_of(&place) {
-            Some(client) => format!("`{name}` is a role of the client `{client}`, whose roles say nothing about this service{read}"),
+            Some(client) => {
+                format!("`{name}` is a role of the client `{client}`, whose roles say nothing about this service{read}")
+            }
             None => format!("`{name}` stands in `{place}`{read}"),
         }),
         None if granted.is_empty() => finding.hint(format!("the token has no {names}{read}")),

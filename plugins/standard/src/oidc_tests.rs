@@ -120,8 +120,8 @@ fn bad_tokens_are_refused_for_their_reason_and_the_client_learns_no_value() {
 #[test]
 fn a_route_that_accepts_id_tokens_opens_no_other() {
     let env = env();
-    let [plain, open, shut] =
-        ["", ", accept_id_tokens: true", ", accept_id_tokens: false"].map(|more| build_in::<Oidc>(&env, &format!("{{ issuer: main{more} }}")).unwrap());
+    let [plain, open, shut] = ["", ", accept_id_tokens: true", ", accept_id_tokens: false"]
+        .map(|more| build_in::<Oidc>(&env, &format!("{{ issuer: main{more} }}")).unwrap());
     // With a role that Entra and others put into ID tokens, too.
     let id = Signer::main().token(json!({ "token_use": "id", "roles": ["admin"] }));
     let refused = |filter: &Oidc| {
@@ -245,8 +245,14 @@ fn of_several_issuers_the_named_one_judges() {
         assert_eq!(refusal(bearing(&token), &filter).0, expected);
     }
     for (iss, hint) in [
-        ("https://other.example.test", "it is nearly that of `other`, https://other.example.test/: they differ by a trailing slash"),
-        ("http://main.example.test/", "it is nearly that of `main`, https://main.example.test: they differ by http and https, and by"),
+        (
+            "https://other.example.test",
+            "it is nearly that of `other`, https://other.example.test/: they differ by a trailing slash",
+        ),
+        (
+            "http://main.example.test/",
+            "it is nearly that of `main`, https://main.example.test: they differ by http and https, and by",
+        ),
     ] {
         let mut call = bearing(&Signer::main().token(json!({ "iss": iss })));
         call.denied(&filter);

@@ -35,6 +35,7 @@ mod introspection;
 mod jose;
 mod key_cache;
 mod keys;
+mod kinds;
 mod providers;
 mod revocations;
 mod rotation;

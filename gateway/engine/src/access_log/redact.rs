@@ -234,7 +234,12 @@ fn names_a_secret(name: &[u8]) -> bool {
 
 fn looks_secret(value: &[u8]) -> bool {
     decodings(value).any(|text| {
-        contains_token(&text) || contains_key(&text) || has_scheme(&text) || has_named_secret(&text) || has_user(&text) || has_opaque_run(&text)
+        contains_token(&text)
+            || contains_key(&text)
+            || has_scheme(&text)
+            || has_named_secret(&text)
+            || has_user(&text)
+            || has_opaque_run(&text)
     })
 }
 

@@ -285,7 +285,10 @@ async fn an_unknown_key_is_told_beside_those_that_are_published_and_how_old_they
     provider.answer_keys(Answer::Json(jwks(&[key.jwk(), encryption])));
     let issuer = World::default().load(config(&provider)).get("main").unwrap();
     let unknown = told(&issuer, &token(&other, &provider)).await;
-    assert!(unknown.expected.starts_with("a key that the issuer publishes: a, fetched ") && unknown.observed.contains("zz"), "{unknown:?}");
+    assert!(
+        unknown.expected.starts_with("a key that the issuer publishes: a, fetched ") && unknown.observed.contains("zz"),
+        "{unknown:?}"
+    );
     assert!(unknown.hint.as_ref().is_some_and(|hint| hint.contains("comes from another issuer")), "{unknown:?}");
     let named = told(&issuer, &token(&enc, &provider)).await;
     assert!(named.hint.as_ref().is_some_and(|hint| hint.contains("verifies nothing: ")), "{named:?}");
