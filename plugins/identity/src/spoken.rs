@@ -15,13 +15,13 @@ pub(crate) fn span(time: Duration) -> String {
     let two = |large: String, rest: u64, small: String| if rest == 0 { large } else { format!("{large} {small}") };
     match seconds {
         // Beside a leeway, which is written in seconds.
-        ..120 => format!("{seconds} s"),
-        ..HOUR => two(format!("{} min", seconds / MINUTE), seconds % MINUTE, format!("{} s", seconds % MINUTE)),
-        ..DAY => {
+        0..120 => format!("{seconds} s"),
+        120..HOUR => two(format!("{} min", seconds / MINUTE), seconds % MINUTE, format!("{} s", seconds % MINUTE)),
+        HOUR..DAY => {
             let minutes = seconds % HOUR / MINUTE;
             two(format!("{} h", seconds / HOUR), minutes, format!("{minutes} min"))
         }
-        ..YEAR => {
+        DAY..YEAR => {
             let hours = seconds % DAY / HOUR;
             two(many(seconds / DAY, "day"), hours, format!("{hours} h"))
         }
