@@ -267,10 +267,12 @@ impl KeyStore {
         const SHOWN: usize = 5;
         let guard = self.current.load();
         let Some(set) = guard.as_ref() else { return "none".to_owned() };
-        let (shown, all) = (set.published().iter().take(SHOWN).map(Arc::clone).collect::<Vec<_>>(), set.published().len());
-        let more = if all > SHOWN { format!(" and {} more", all - SHOWN) } else { String::new() };
+        let shown: Vec<String> =
+            set.published().iter().take(SHOWN).map(|key| jose::safe(key.kid().unwrap_or("(no kid)"))).collect();
+        let more = set.published().len() - shown.len();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         let age = self.age().map(|age| format!(", fetched {} ago", spoken::span(age))).unwrap_or_default();
-        format!("{}{more}{age}", keyset::names(&shown))
+        format!("{}{more}{age}", shown.join(", "))
     }
 
     /// Why a published key of that id is not used.
