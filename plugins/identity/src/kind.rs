@@ -67,6 +67,8 @@ pub(crate) fn other_than_access(claims: &Claims, typ: &str, kind: IssuerKind) ->
     }
     let any = |marks: &[&str]| marks.iter().any(has);
     let unless = |access: bool, what| (!access).then_some(Other::Id(what));
+    // Entra's tokens say whose they are, also where the configuration does not.
+    let kind = if kind == IssuerKind::Generic && has(&"tid") && has(&"ver") { IssuerKind::Entra } else { kind };
     match kind {
         IssuerKind::Google => Some(Other::Id("an ID token (Google's JWTs are)")),
         // Entra reserves these names: no mapping of claims puts them into an ID token.
@@ -176,6 +178,12 @@ mod tests {
                 }
             }
         }
+        // Without a name, and where nobody has said that it is Entra's.
+        let bare = json!({ "ver": "2.0", "tid": "t", "roles": ["Admin"] });
+        assert!(kind_of(IssuerKind::Generic, "jwt", bare.clone()).is_some());
+        let mut app = bare;
+        app["azp"] = "app".into();
+        assert_eq!(kind_of(IssuerKind::Generic, "jwt", app), None);
         // An empty word is no grant.
         assert!(kind_of(IssuerKind::Entra, "jwt", json!({ "scp": null, "roles": ["Admin"] })).is_some());
         // The application itself as its own audience, and an audience beside it.
