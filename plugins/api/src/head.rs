@@ -115,6 +115,7 @@ pub struct RequestHead {
     /// Path and query.
     target: String,
     path_len: usize,
+    merged_slashes: bool,
     headers: Headers,
 }
 
@@ -131,7 +132,7 @@ impl RequestHead {
     pub fn new(method: Method, scheme: Scheme, version: Version, authority: String, target: String, headers: Headers) -> Self {
         let host_len = host_len(&authority);
         let path_len = target.find('?').unwrap_or(target.len());
-        Self { method, scheme, version, authority, host_len, target, path_len, headers }
+        Self { method, scheme, version, authority, host_len, target, path_len, merged_slashes: false, headers }
     }
 
     pub fn method(&self) -> &Method {
@@ -170,6 +171,18 @@ impl RequestHead {
         &self.target
     }
 
+    /// Whether the client sent more slashes in the path than there are now. For what speaks of the address as it was sent.
+    pub fn has_merged_slashes(&self) -> bool {
+        self.merged_slashes
+    }
+
+    /// For the normaliser.
+    #[must_use]
+    pub fn driver_merged_slashes(mut self, merged: bool) -> Self {
+        self.merged_slashes = merged;
+        self
+    }
+
     /// Rewrites the path that the upstream gets; the query stays. The route is already chosen.
     ///
     /// # Errors
@@ -203,7 +216,8 @@ impl RequestHead {
     #[must_use]
     pub fn without_headers(&self) -> Self {
         let (authority, target) = (self.authority.clone(), self.target.clone());
-        Self::new(self.method.clone(), self.scheme, self.version, authority, target, Headers::new())
+        let head = Self::new(self.method.clone(), self.scheme, self.version, authority, target, Headers::new());
+        head.driver_merged_slashes(self.merged_slashes)
     }
 
     pub fn headers(&self) -> &Headers {

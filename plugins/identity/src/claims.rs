@@ -6,8 +6,10 @@ use crate::config::{IssuerKind, TokenType};
 use crate::hints;
 use crate::introspection;
 use crate::jose::{Header, safe};
+use crate::kind::{self, IdTokens, Other};
 use crate::mapping::{self, Mapping};
 use crate::settings::Settings;
+use crate::spoken;
 use crate::tenants::Template;
 use portcullis_plugin::reason::{self, ReasonCode};
 use portcullis_plugin::{Exchange, Finding};
@@ -93,6 +95,8 @@ pub(crate) struct Read {
     pub expires_at: Option<SystemTime>,
     pub not_before: Option<SystemTime>,
     pub binding: Option<Binding>,
+    /// An ID token, where those are accepted.
+    pub is_id: bool,
 }
 
 /// The issuer comes first: its keys are looked for among those of the configured issuer only.
@@ -120,13 +124,24 @@ pub(crate) fn judge_issuer(claims: &Claims, settings: &Settings, judgement: &mut
     judge_tenant(claims, settings, judgement);
 }
 
+const TWO_TENANTS: &str =
+    "the token's `iss` and `tid` name two tenants, and Entra writes one and the same into both: look at who made this token";
+
 /// Entra names the tenant a second time. Where the two differ, the token is of another tenant, whatever `iss` says.
 fn judge_tenant(claims: &Claims, settings: &Settings, judgement: &mut Judgement) {
     let Some(tid) = claims.get("tid").filter(|_| settings.kind == IssuerKind::Entra) else { return };
     let Value::String(tid) = tid else { return wrong_form(judgement, "tenant", "`tid` as a text", tid) };
     let ok = settings.issuer.split('/').any(|part| part == tid);
     judgement.check("tenant", reason::TOKEN_ISSUER_MISMATCH, ok, || {
-        Finding::new(format!("a `tid` that is part of {}", settings.issuer), safe(tid))
+        let finding = Finding::new(format!("a `tid` that is part of {}", settings.issuer), safe(tid));
+        let same = claims.get("iss").and_then(Value::as_str).is_some_and(|iss| iss.split('/').any(|part| part == tid));
+        match (ok, same) {
+            (true, _) => finding,
+            (false, true) => {
+                finding.hint("a token of another tenant: configure that tenant's own issuer, if its users are meant to come in")
+            }
+            (false, false) => finding.hint(TWO_TENANTS),
+        }
     });
 }
 
@@ -138,8 +153,10 @@ fn judge_tenant_of_many(claims: &Claims, iss: &str, template: &Template, setting
         with_hint(finding, hints::issuer(&settings.issuer, iss).filter(|_| tenant.is_none()))
     });
     let tid = claims.get("tid").and_then(Value::as_str);
-    judgement.check("tenant", reason::TOKEN_ISSUER_MISMATCH, tid.is_some() && (tid == tenant || !named), || {
-        Finding::new("a `tid` that is the tenant in `iss`", tid.map_or_else(|| "no `tid`".to_owned(), safe))
+    let ok = tid.is_some() && (tid == tenant || !named);
+    judgement.check("tenant", reason::TOKEN_ISSUER_MISMATCH, ok, || {
+        let finding = Finding::new("a `tid` that is the tenant in `iss`", tid.map_or_else(|| "no `tid`".to_owned(), safe));
+        if ok { finding } else { finding.hint(TWO_TENANTS) }
     });
     if let Some(tenant) = tenant {
         judgement.check("tenants", reason::TOKEN_ISSUER_MISMATCH, template.allows(tenant), || {
@@ -150,15 +167,22 @@ fn judge_tenant_of_many(claims: &Claims, iss: &str, template: &Template, setting
 }
 
 /// Everything else, in this order: type, audience, expiry, not-before, issued-at, binding, subject.
-pub(crate) fn judge(claims: &Claims, header: &Header, settings: &Settings, clocks: Clocks, judgement: &mut Judgement) -> Read {
-    judge_type(claims, header, settings, judgement);
-    judge_rest(claims, settings, &settings.mapping, Required { audience: true, expiry: true }, clocks, judgement)
+pub(crate) fn judge(
+    claims: &Claims,
+    header: &Header,
+    (settings, id_tokens): (&Settings, IdTokens),
+    clocks: Clocks,
+    judgement: &mut Judgement,
+) -> Read {
+    let is_id = judge_type(claims, header, settings, id_tokens, judgement);
+    let required = Required { audience: true, expiry: true };
+    Read { is_id, ..judge_rest(claims, settings, &settings.mapping, required, clocks, judgement) }
 }
 
 /// As [`judge`], of what an issuer answers about a token (RFC 7662, section 2.2).
 pub(crate) fn judge_answer(
     claims: &Claims,
-    settings: &Settings,
+    (settings, id_tokens): (&Settings, IdTokens),
     asked: &introspection::Settings,
     clocks: Clocks,
     judgement: &mut Judgement,
@@ -175,10 +199,11 @@ pub(crate) fn judge_answer(
         let observed = named.map_or("none", |named| named.as_str().unwrap_or(form(named)));
         Finding::new("`token_type` Bearer, or none", safe(observed))
     });
-    judge_kind(claims, TokenType::ABSENT, settings, judgement);
+    let other = kind::other_than_access_by_answer(claims, settings.kind);
+    let is_id = judge_kind(claims, other, settings, id_tokens, judgement);
     // The issuer has compared the expiry with its own clock; where it tells it, it is compared with this one as well.
     let required = Required { audience: asked.require_audience, expiry: false };
-    judge_rest(claims, settings, &asked.mapping, required, clocks, judgement)
+    Read { is_id, ..judge_rest(claims, settings, &asked.mapping, required, clocks, judgement) }
 }
 
 /// The time, and how far that of the issuer is from it.
@@ -238,7 +263,7 @@ fn judge_rest(
         (Some(a), Some(b)) => Some(a.max(b)),
         (a, b) => a.or(b),
     };
-    Read { subject, audiences, expires_at: time(expires_at), not_before: time(later), binding }
+    Read { subject, audiences, expires_at: time(expires_at), not_before: time(later), binding, is_id: false }
 }
 
 /// Only the form: whether the request proves what `cnf` asks for is judged for each request, by who asks for the token.
@@ -255,7 +280,7 @@ fn judge_binding(claims: &Claims, judgement: &mut Judgement) -> Option<Binding> 
     }
 }
 
-fn judge_type(claims: &Claims, header: &Header, settings: &Settings, judgement: &mut Judgement) {
+fn judge_type(claims: &Claims, header: &Header, settings: &Settings, id_tokens: IdTokens, judgement: &mut Judgement) -> bool {
     let typ = header.typ.as_deref().map(TokenType::normalised);
     let seen = typ.as_deref().unwrap_or(TokenType::ABSENT);
     let accepted = settings.token_types.iter().any(|accepted| accepted.0 == seen);
@@ -263,20 +288,26 @@ fn judge_type(claims: &Claims, header: &Header, settings: &Settings, judgement: 
         let expected = settings.token_types.iter().map(|typ| typ.0.as_str()).collect::<Vec<_>>().join(", ");
         Finding::new(format!("`typ` one of {expected}"), safe(seen))
     });
-    judge_kind(claims, seen, settings, judgement);
+    judge_kind(claims, kind::other_than_access(claims, seen, settings.kind), settings, id_tokens, judgement)
 }
 
-fn judge_kind(claims: &Claims, seen: &str, settings: &Settings, judgement: &mut Judgement) {
-    let other = other_than_access(claims, seen, settings.kind);
+/// Whether it is an ID token.
+fn judge_kind(
+    claims: &Claims,
+    other: Option<Other>,
+    settings: &Settings,
+    id_tokens: IdTokens,
+    judgement: &mut Judgement,
+) -> bool {
     let accepted = match &other {
         None => true,
-        Some(Other::Id(_)) => settings.accept_id_tokens,
+        Some(Other::Id(_)) => id_tokens.accepted(settings.accept_id_tokens),
         Some(Other::Never(_)) => false,
     };
     judgement.check("kind", reason::TOKEN_TYP_REFUSED, accepted, || match other {
         Some(Other::Id(what)) if accepted => Finding::new("an access token or an ID token", what),
         Some(Other::Id(what)) => Finding::new("an access token", what)
-            .hint("send the access token of the same answer of the issuer; or say `accept_id_tokens: true`"),
+            .hint("send the access token of the same answer of the issuer; or say `accept_id_tokens: true`, of the issuer or on the route"),
         Some(Other::Never(what)) => {
             Finding::new("an access token", what).hint("send the access token of the same answer of the issuer")
         }
@@ -290,50 +321,7 @@ fn judge_kind(claims: &Claims, seen: &str, settings: &Settings, judgement: &mut 
             Finding::new(format!("`azp` one of {}", settings.audiences.join(" or ")), observed)
         });
     }
-}
-
-/// What is no access token.
-#[derive(Clone, Copy)]
-enum Other {
-    Id(&'static str),
-    /// Whatever is configured.
-    Never(&'static str),
-}
-
-/// What a token is, if it is not an access token. RFC 9068's `at+jwt` settles it; without it, each product has marks.
-fn other_than_access(claims: &Claims, typ: &str, kind: IssuerKind) -> Option<Other> {
-    if claims
-        .get("events")
-        .and_then(Value::as_object)
-        .is_some_and(|events| events.keys().any(|key| key.ends_with("backchannel-logout")))
-    {
-        return Some(Other::Never("a logout token (`events`)"));
-    }
-    match claims.get("token_use").and_then(Value::as_str) {
-        Some("id") => return Some(Other::Id("an ID token (`token_use`)")),
-        Some("access") => return None,
-        _ if kind == IssuerKind::Cognito => return Some(Other::Never("not an access token of Cognito (`token_use`)")),
-        _ => {}
-    }
-    // Keycloak writes the kind of token into a claim `typ`.
-    match claims.get("typ").and_then(Value::as_str) {
-        Some("ID") => return Some(Other::Id("an ID token (claim `typ`)")),
-        Some("Refresh" | "Offline") => return Some(Other::Never("a refresh token (claim `typ`)")),
-        Some("Logout") => return Some(Other::Never("a logout token (claim `typ`)")),
-        Some("Bearer" | "DPoP") => return None,
-        _ => {}
-    }
-    if typ == "at+jwt" {
-        return None;
-    }
-    if kind == IssuerKind::Google {
-        return Some(Other::Id("an ID token (Google's JWTs are)"));
-    }
-    if ["at_hash", "c_hash", "s_hash"].iter().any(|mark| claims.contains_key(*mark)) {
-        return Some(Other::Id("an ID token (`at_hash`, `c_hash` or `s_hash`)"));
-    }
-    let granted = ["scope", "scp", "client_id", "cid", "permissions", "roles"].iter().any(|mark| claims.contains_key(*mark));
-    (claims.contains_key("nonce") && !granted).then_some(Other::Id("an ID token (`nonce`, and nothing that is granted)"))
+    matches!(other, Some(Other::Id(_)))
 }
 
 fn judge_audience(claims: &Claims, settings: &Settings, judgement: &mut Judgement) -> Vec<Box<str>> {
@@ -357,7 +345,8 @@ fn judge_audience(claims: &Claims, settings: &Settings, judgement: &mut Judgemen
     judgement.check("audience", reason::TOKEN_AUDIENCE_MISMATCH, ok, || {
         let expected = settings.audiences.join(" or ");
         let seen = if observed.is_empty() { "no audience".to_owned() } else { safe(&observed.join(", ")) };
-        let client = settings.mapping.client_id(claims);
+        // Cognito's access tokens have no `aud`: the client is compared in its place.
+        let client = settings.mapping.client_id(claims).filter(|_| settings.kind != IssuerKind::Cognito);
         let hint = hints::audience(&settings.audiences, &observed, client.as_deref()).filter(|_| !ok);
         with_hint(Finding::new(expected, seen), hint)
     });
@@ -469,7 +458,7 @@ fn form(value: &Value) -> &'static str {
     }
 }
 
-fn with_hint(finding: Finding, hint: Option<&str>) -> Finding {
+fn with_hint(finding: Finding, hint: Option<impl Into<String>>) -> Finding {
     match hint {
         Some(hint) => finding.hint(hint),
         None => finding,
@@ -484,8 +473,7 @@ fn instant(seconds: f64) -> String {
 }
 
 fn span(seconds: f64) -> String {
-    let whole = Duration::from_secs(seconds.max(0.0) as u64);
-    if whole.as_secs() < 120 { format!("{} s", whole.as_secs()) } else { humantime::format_duration(whole).to_string() }
+    spoken::span(Duration::from_secs(seconds.max(0.0) as u64))
 }
 
 /// Whether a token's groups are not all in it.

@@ -38,8 +38,8 @@ pub struct IssuerConfig {
     #[serde(default = "default_token_types")]
     pub token_types: Vec<TokenType>,
     /// Accepts ID tokens too: who signed in, not what the application may do. `audiences` then names the applications
-    /// whose sign-ins count; where a token has an `azp`, it must be one of them. Default: false; true with `kind: google`,
-    /// which issues no other JWTs.
+    /// whose sign-ins count; where a token has an `azp`, it must be one of them. An `oidc` filter may say otherwise for
+    /// its routes. Default: false; true with `kind: google`, which issues no other JWTs.
     pub accept_id_tokens: Option<bool>,
     /// How far the clocks of the issuer and of this machine may differ. At most 5m. Default: 30s.
     #[serde(default = "default_leeway")]

@@ -82,7 +82,12 @@ mod tests {
 
     #[test]
     fn keys_are_not_fetched_over_a_weaker_channel_than_the_document() {
-        for uri in ["http://127.0.0.1/jwks", "http://keys.example.com/jwks", "file:///etc/passwd"] {
+        for uri in [
+            "http://127.0.0.1/jwks",
+            "http://keys.example.com/jwks",
+            "file:///etc/passwd",
+            "https://bob:pw@keys.example.com/jwks",
+        ] {
             let document = format!(r#"{{"issuer":"https://a.example","jwks_uri":"{uri}"}}"#);
             assert!(keys(&document, "https://a.example").is_err(), "{uri}");
         }

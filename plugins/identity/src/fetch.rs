@@ -3,7 +3,7 @@
 //! Strict where it protects: a total deadline, a size cap, no redirects, no plain HTTP beyond this machine unless
 //! asked for. Lenient where real providers are sloppy: the content type is not looked at.
 
-use crate::outbound::{self, AddressError, HttpClient, innermost};
+use crate::outbound::{self, AddressError, HttpClient, innermost, shown};
 pub(crate) use crate::outbound::{Trust, TrustError};
 use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode, header};
@@ -22,20 +22,20 @@ pub(crate) enum FetchError {
     #[error("{0}: whoever can change that traffic could forge every token")]
     InsecureAddress(AddressError),
     #[error("{0}")]
-    Scheme(AddressError),
-    #[error("{0} is plain HTTP, but the issuer is HTTPS")]
+    Refused(AddressError),
+    #[error("{} is plain HTTP, but the issuer is HTTPS", shown(.0))]
     Downgrade(Url),
-    #[error("cannot reach {url}: {cause}")]
+    #[error("cannot reach {}: {cause}", shown(url))]
     Connect { url: Url, cause: String },
-    #[error("{url} did not answer within {within:?}")]
+    #[error("{} did not answer within {within:?}", shown(url))]
     Timeout { url: Url, within: Duration },
-    #[error("{url} answered {status}")]
+    #[error("{} answered {status}", shown(url))]
     Status { url: Url, status: StatusCode },
-    #[error("{url} answered {status} and points elsewhere; redirects are not followed, configure the final address")]
+    #[error("{} answered {status} and points elsewhere; redirects are not followed, configure the final address", shown(url))]
     Redirect { url: Url, status: StatusCode },
-    #[error("{url} answered more than {MOST_BYTES} bytes")]
+    #[error("{} answered more than {MOST_BYTES} bytes", shown(url))]
     TooLarge { url: Url },
-    #[error("{url} answered what cannot be used: {cause}")]
+    #[error("{} answered what cannot be used: {cause}", shown(url))]
     Unusable { url: Url, cause: String },
 }
 
@@ -61,7 +61,7 @@ impl Fetched {
 pub(crate) fn allowed(url: &Url, trust: Trust) -> Result<(), FetchError> {
     outbound::allowed(url, trust).map_err(|error| match error {
         AddressError::Insecure(_) => FetchError::InsecureAddress(error),
-        AddressError::Scheme(_) => FetchError::Scheme(error),
+        AddressError::Scheme(_) | AddressError::User(_) => FetchError::Refused(error),
     })
 }
 
@@ -203,6 +203,24 @@ fn max_age(headers: &http::HeaderMap) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_went_wrong_is_told_without_what_may_be_a_secret() {
+        let url = || Url::parse("https://keys.example.com/jwks?api_key=s3cret").unwrap();
+        let (cause, within, status) = (String::new(), Duration::from_secs(1), StatusCode::BAD_GATEWAY);
+        for error in [
+            FetchError::Downgrade(url()),
+            FetchError::Connect { url: url(), cause: cause.clone() },
+            FetchError::Timeout { url: url(), within },
+            FetchError::Status { url: url(), status },
+            FetchError::Redirect { url: url(), status },
+            FetchError::TooLarge { url: url() },
+            FetchError::Unusable { url: url(), cause },
+        ] {
+            let text = error.to_string();
+            assert!(text.contains("https://keys.example.com/jwks?…") && !text.contains("s3cret"), "{text}");
+        }
+    }
 
     #[test]
     fn max_age_is_found_among_directives() {

@@ -7,6 +7,7 @@ use crate::guesses::Guesses;
 use crate::introspection::{self, Introspector};
 use crate::jwks;
 use crate::keyfile::KeyFile;
+use crate::pace::Pace;
 use crate::revocation::{self, NotRevoked, Revocations, Revoked, Told};
 use crate::settings::{self, Compiled, KeyOrigin, Settings};
 use crate::store::{KeyStore, Outcomes};
@@ -54,10 +55,31 @@ impl Issuers {
     /// # Errors
     /// The path of an error starts with `issuers`.
     pub fn compile(configs: &BTreeMap<String, IssuerConfig>, env: &Env) -> Result<Arc<Self>, ConfigError> {
+        Self::compile_with(configs, env, |_| {})
+    }
+
+    /// As [`compile`](Self::compile), for somebody who wants to know and no client that waits: a slow issuer is waited for
+    /// until `timeout` says that it will not answer, not until `max_wait`. For `explain`.
+    ///
+    /// # Errors
+    /// As `compile`.
+    pub fn patient(configs: &BTreeMap<String, IssuerConfig>, env: &Env) -> Result<Arc<Self>, ConfigError> {
+        // The discovery document, then the keys.
+        Self::compile_with(configs, env, |pace| pace.max_wait = pace.max_wait.max(pace.timeout.saturating_mul(2) + TICK))
+    }
+
+    fn compile_with(
+        configs: &BTreeMap<String, IssuerConfig>,
+        env: &Env,
+        change: impl Fn(&mut Pace),
+    ) -> Result<Arc<Self>, ConfigError> {
         let issuers = configs
             .iter()
             .map(|(name, config)| match Issuer::compile(name, config, env) {
-                Ok(issuer) => Ok((name.clone(), issuer)),
+                Ok(mut issuer) => {
+                    change(&mut issuer.settings.pace);
+                    Ok((name.clone(), issuer))
+                }
                 Err(error) => Err(error.at(name.as_str()).at("issuers")),
             })
             .collect::<Result<_, _>>()?;
@@ -72,7 +94,7 @@ impl Issuers {
     /// `jwks_file`. Without it such issuers have none, and answer `issuer.unavailable`. For `explain`.
     ///
     /// # Errors
-    /// As `compile`; and if `jwks` gives no usable key, with an empty path.
+    /// As `compile`; and if `jwks` gives an issuer no usable key.
     pub fn offline(configs: &BTreeMap<String, IssuerConfig>, env: &Env, jwks: Option<&[u8]>) -> Result<Arc<Self>, ConfigError> {
         let mut issuers = BTreeMap::new();
         for (name, config) in configs {
@@ -81,10 +103,12 @@ impl Issuers {
             let keys = match (origin, jwks) {
                 (KeyOrigin::File(parsed), _) => Some(parsed),
                 (KeyOrigin::Network(..), None) => None,
-                (KeyOrigin::Network(..), Some(bytes)) => Some(
-                    jwks::parse(bytes, &config.issuer)
-                        .map_err(|error| ConfigError::new(format!("the key set gives no keys: {error}")))?,
-                ),
+                (KeyOrigin::Network(..), Some(bytes)) => Some(jwks::parse(bytes, &config.issuer).map_err(|error| {
+                    ConfigError::new(format!("the keys that were given for it (`--jwks`) cannot be used: {error}"))
+                        .help("give a key set as the issuer publishes it, or leave `--jwks` out")
+                        .at(name.as_str())
+                        .at("issuers")
+                })?),
             };
             let store = Arc::new(KeyStore::given(name.as_str().into(), keys));
             let introspector = introspection.map(|settings| Introspector::offline(name.as_str().into(), settings));
@@ -252,6 +276,16 @@ impl Issuer {
 
     pub fn audiences(&self) -> impl Iterator<Item = &str> {
         self.settings.audiences.iter().map(|audience| &**audience)
+    }
+
+    /// Where the scopes of its tokens are read, for a finding.
+    pub fn scope_places(&self) -> String {
+        self.settings.mapping.scope_places()
+    }
+
+    /// As [`scope_places`](Self::scope_places), of the roles.
+    pub fn role_places(&self) -> String {
+        self.settings.mapping.role_places()
     }
 
     /// Whether there are keys that may be used now.

@@ -44,6 +44,8 @@ pub(crate) enum Malformed {
     TooLong(usize),
     #[error("{0} parts between dots instead of 3")]
     Parts(usize),
+    #[error("a text that begins as API keys of this gateway do (`pc_`)")]
+    ApiKey,
     #[error("the {0} is not canonical base64url without padding")]
     Base64(&'static str),
     #[error("the {part} is not strict JSON: {cause}")]
@@ -60,6 +62,9 @@ impl Malformed {
             Self::Parts(1) => {
                 Some("an opaque token: configure `introspection`, or have the issuer give out JWT access tokens for this API")
             }
+            Self::ApiKey => Some(
+                "an API key is no token: the client sends a token, or the route has an `api_key` filter, which reads its keys elsewhere",
+            ),
             Self::Parts(5) => Some("an encrypted token (JWE): have the issuer sign without encrypting"),
             Self::TooLong(_) => Some("a token of this size often lists all groups of a user: have the issuer leave them out"),
             _ => None,
@@ -84,7 +89,7 @@ impl<'t> Parts<'t> {
         let mut parts = token.split('.');
         let (Some(header), Some(payload), Some(signature), None) = (parts.next(), parts.next(), parts.next(), parts.next())
         else {
-            return Err(Malformed::Parts(token.split('.').count()));
+            return Err(if token.starts_with("pc_") { Malformed::ApiKey } else { Malformed::Parts(token.split('.').count()) });
         };
         let signed = token.get(..header.len() + 1 + payload.len()).unwrap_or_default();
         let decode = |part, text| base64url(text).map_err(|_| Malformed::Base64(part));

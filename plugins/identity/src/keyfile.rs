@@ -30,7 +30,7 @@ pub(crate) enum KeyFileError {
     Foreign,
     #[error("it was written in the future; the clocks were changed")]
     Future,
-    #[error("its keys are {} old, more than `max_stale`", humantime::format_duration(*.0))]
+    #[error("its keys are {} old, more than `max_stale`", crate::spoken::span(*.0))]
     Stale(Duration),
     #[error("{0}")]
     Keys(#[from] JwksError),

@@ -91,6 +91,11 @@ impl KeySet {
         Succession { set: Self { published, retired, fetched_at: now }, added, removed }
     }
 
+    /// For a finding: which there are.
+    pub fn published(&self) -> &[Arc<Key>] {
+        &self.published
+    }
+
     pub fn find(&self, wanted: &Wanted) -> Lookup {
         let family = wanted.algorithm.family();
         let all = || self.published.iter().chain(self.retired.iter().map(|old| &old.key));

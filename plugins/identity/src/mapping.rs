@@ -55,6 +55,20 @@ impl Places {
         paths.iter().filter_map(|path| path.get(claims)).take(most).chain(subject.flatten())
     }
 
+    fn told(&self) -> String {
+        let (paths, or) = match self {
+            Self::First(paths) => (paths, " or "),
+            Self::All(paths) => (paths, " and "),
+            Self::SubjectOrClient => {
+                return "`sub`, or `client_id` if there is no `username` (`claims.subject` names another)".to_owned();
+            }
+        };
+        let mut names: Vec<String> = paths.iter().map(|path| path.0.join(".")).collect();
+        // A path that is configured is looked for as one name and as a way.
+        names.dedup();
+        names.join(or)
+    }
+
     fn text<'c>(&self, claims: &'c Claims) -> Option<&'c Value> {
         self.values(claims).next()
     }
@@ -193,14 +207,15 @@ impl Mapping {
 
     /// Names of the places that were looked at, for a finding.
     pub fn subject_places(&self) -> String {
-        match &self.subject {
-            Places::First(paths) | Places::All(paths) => {
-                paths.iter().map(|path| path.0.join(".")).collect::<Vec<_>>().join(" or ")
-            }
-            Places::SubjectOrClient => {
-                "`sub`, or `client_id` if there is no `username` (`claims.subject` names another)".to_owned()
-            }
-        }
+        self.subject.told()
+    }
+
+    pub fn scope_places(&self) -> String {
+        self.scopes.told()
+    }
+
+    pub fn role_places(&self) -> String {
+        self.roles.told()
     }
 
     pub fn client_id(&self, claims: &Claims) -> Option<Arc<str>> {

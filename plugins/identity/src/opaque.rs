@@ -3,6 +3,7 @@
 use crate::claims::{self, Clocks, Judgement};
 use crate::introspection::{Answer, Introspector, Told};
 use crate::issuers::Issuer;
+use crate::kind::IdTokens;
 use crate::verify::{Obtained, Verification, VerifiedToken};
 use portcullis_plugin::reason::{self, ReasonCode};
 use portcullis_plugin::{Exchange, Finding};
@@ -12,7 +13,13 @@ type Decided = Result<Arc<VerifiedToken>, ReasonCode>;
 
 impl Issuer {
     /// Of a token that only the issuer can read.
-    pub(crate) fn verify_opaque(&self, asked: &Arc<Introspector>, token: &str, exchange: &mut Exchange) -> Verification {
+    pub(crate) fn verify_opaque(
+        &self,
+        asked: &Arc<Introspector>,
+        token: &str,
+        id_tokens: IdTokens,
+        exchange: &mut Exchange,
+    ) -> Verification {
         if token.len() > crate::jose::MOST_BYTES {
             exchange.check("form", reason::TOKEN_MALFORMED, false, || {
                 let most = crate::jose::MOST_BYTES;
@@ -21,7 +28,7 @@ impl Issuer {
             return Verification::Refused(reason::TOKEN_MALFORMED);
         }
         if let Some(answer) = asked.remembered(token) {
-            return self.judge_answer(asked, &answer, exchange).into();
+            return self.judge_answer(asked, &answer, id_tokens, exchange).into();
         }
         match asked.silent() {
             Some(why) => Verification::Refused(unavailable(&why, exchange)),
@@ -29,17 +36,25 @@ impl Issuer {
         }
     }
 
-    pub(crate) fn verify_opaque_after_wait(&self, asked: &Introspector, told: &Told, exchange: &mut Exchange) -> Decided {
+    pub(crate) fn verify_opaque_after_wait(
+        &self,
+        asked: &Introspector,
+        told: &Told,
+        id_tokens: IdTokens,
+        exchange: &mut Exchange,
+    ) -> Decided {
         match told {
-            Ok(answer) => self.judge_answer(asked, answer, exchange),
+            Ok(answer) => self.judge_answer(asked, answer, id_tokens, exchange),
             Err(why) => Err(unavailable(why, exchange)),
         }
     }
 
-    fn judge_answer(&self, asked: &Introspector, answer: &Arc<Answer>, exchange: &mut Exchange) -> Decided {
+    fn judge_answer(&self, asked: &Introspector, answer: &Arc<Answer>, id_tokens: IdTokens, exchange: &mut Exchange) -> Decided {
         let now = exchange.now();
         let still = |verified: &&Arc<VerifiedToken>| {
-            now < verified.expires_at() && verified.not_before().is_none_or(|start| start <= now)
+            self.takes(verified, id_tokens)
+                && now < verified.expires_at()
+                && verified.not_before().is_none_or(|start| start <= now)
         };
         if let Some(verified) = answer.verified.get().filter(|_| !exchange.explaining()).filter(still) {
             return Ok(Arc::clone(verified));
@@ -53,7 +68,7 @@ impl Issuer {
             claims::judge_issuer(claims, settings, &mut judgement);
         }
         let clocks = Clocks { now, ahead: self.store().ahead() };
-        let read = claims::judge_answer(claims, settings, asked.settings(), clocks, &mut judgement);
+        let read = claims::judge_answer(claims, (settings, id_tokens), asked.settings(), clocks, &mut judgement);
         let refused = judgement.reason();
         judgement.record(exchange);
         if let Some(reason) = refused {

@@ -27,10 +27,24 @@ pub enum Trust {
 /// Why an address may not be asked.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum AddressError {
-    #[error("{0} is plain HTTP to another machine")]
+    #[error("{} is plain HTTP to another machine", shown(.0))]
     Insecure(Url),
-    #[error("{0} is neither http nor https")]
+    #[error("{} is neither http nor https", shown(.0))]
     Scheme(Url),
+    #[error("an address with a user or a password in it, at {}", shown(.0))]
+    User(Url),
+}
+
+/// An address as it may stand in a log, a finding or an error: without what in it may be a secret.
+pub fn shown(url: &Url) -> String {
+    match url.host_str() {
+        None => format!("{}:…", url.scheme()),
+        Some(host) => {
+            let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+            let query = if url.query().is_some() { "?…" } else { "" };
+            format!("{}://{host}{port}{}{query}", url.scheme(), url.path())
+        }
+    }
 }
 
 /// Why a bundle of CAs cannot be used.
@@ -48,8 +62,12 @@ pub type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 /// Whether `url` may be asked at all.
 ///
 /// # Errors
-/// If not; the error names the address.
+/// If not; the error names the address, without user and query.
 pub fn allowed(url: &Url, trust: Trust) -> Result<(), AddressError> {
+    // It would be sent to nobody, for the client that asks leaves it out; and addresses are told in hints and logs.
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(AddressError::User(url.clone()));
+    }
     match url.scheme() {
         "https" => Ok(()),
         "http" if trust == Trust::AnyHttp || is_loopback(url) => Ok(()),
@@ -142,6 +160,21 @@ pub fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_address_has_a_user_and_none_is_shown_with_what_may_be_a_secret() {
+        for url in ["https://bob:s3cret@sso.example.com/a", "https://bob@a.example/", "http://:s3cret@127.0.0.1/?k=s3cret"] {
+            let refused = allowed(&url.parse().unwrap(), Trust::AnyHttp).unwrap_err();
+            assert!(matches!(refused, AddressError::User(_)) && !refused.to_string().contains("s3cret"), "{refused}");
+        }
+        for (url, expected) in [
+            ("https://bob:s3cret@a.example:8443/jwks?api_key=s3cret#s3cret", "https://a.example:8443/jwks?…"),
+            ("http://[::1]:80/jwks", "http://[::1]/jwks"),
+            ("data:s3cret", "data:…"),
+        ] {
+            assert_eq!(shown(&url.parse().unwrap()), expected);
+        }
+    }
 
     #[test]
     fn plain_http_stays_on_this_machine() {

@@ -3,11 +3,12 @@
 use crate::algorithm::Algorithm;
 use crate::asking;
 use crate::config::{IssuerConfig, IssuerKind, TokenType};
-use crate::fetch::{self, Client, Trust};
+use crate::fetch::{self, Client, FetchError, Trust};
 use crate::introspection;
 use crate::jwks;
 use crate::keyfile::KeyFile;
 use crate::mapping::Mapping;
+use crate::outbound::AddressError;
 use crate::pace::Pace;
 use crate::store::{KeyIdentity, Source};
 use crate::tenants::{self, Template};
@@ -275,9 +276,13 @@ impl Network<'_> {
             if key == "issuer" { error.help("give `jwks_uri`, `discovery` or `jwks_file`") } else { error }
         })?;
         fetch::allowed(&url, self.trust()).map_err(|refused| {
-            ConfigError::new(refused.to_string())
-                .help("use https://; or say `insecure_http: true` if the network between is yours alone")
-                .at(key)
+            let help = match refused {
+                FetchError::Refused(AddressError::User(_)) => {
+                    "an address is told in logs and hints; issuers publish their keys to everybody"
+                }
+                _ => "use https://; or say `insecure_http: true` if the network between is yours alone",
+            };
+            ConfigError::new(refused.to_string()).help(help).at(key)
         })?;
         Ok(url)
     }

@@ -9,10 +9,12 @@
 
 use crate::discovery;
 use crate::fetch::{Client, FetchError, Fetched};
+use crate::jose;
 use crate::jwks::{self, Dropped, Key};
 use crate::keyfile::KeyFile;
 use crate::keyset::{self, KeySet, Lookup, Succession, Wanted};
 use crate::pace::{self, Budget, Clock, Pace};
+use crate::spoken;
 use arc_swap::ArcSwapOption;
 use aws_lc_rs::digest;
 use bytes::Bytes;
@@ -92,6 +94,7 @@ struct State {
     next_refresh: Instant,
     failures: u32,
     last_error: Option<Arc<str>>,
+    document_error: Option<Arc<str>>,
     budget: Budget,
     /// Key ids that the issuer was asked for and does not have, by hash; and since when that is known.
     unknown: HashMap<u64, Instant>,
@@ -130,6 +133,7 @@ impl KeyStore {
                 next_refresh: now,
                 failures: 0,
                 last_error: None,
+                document_error: None,
                 budget: Budget::full(now),
                 unknown: HashMap::new(),
                 discovered: None,
@@ -246,6 +250,35 @@ impl KeyStore {
 
     pub fn last_error(&self) -> Option<Arc<str>> {
         self.state.lock().last_error.clone()
+    }
+
+    /// Why the discovery document cannot be used, though keys were fetched from where it said before.
+    pub fn document_error(&self) -> Option<Arc<str>> {
+        self.state.lock().document_error.clone()
+    }
+
+    /// Whether a fetch is under way.
+    pub fn is_asking(&self) -> bool {
+        self.state.lock().in_flight.is_some()
+    }
+
+    /// For a finding: the ids of the first few published keys, and how old that answer is.
+    pub fn published(&self) -> String {
+        const SHOWN: usize = 5;
+        let guard = self.current.load();
+        let Some(set) = guard.as_ref() else { return "none".to_owned() };
+        let shown: Vec<String> =
+            set.published().iter().take(SHOWN).map(|key| jose::safe(key.kid().unwrap_or("(no kid)"))).collect();
+        let more = set.published().len() - shown.len();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let age = self.age().map(|age| format!(", fetched {} ago", spoken::span(age))).unwrap_or_default();
+        format!("{}{more}{age}", shown.join(", "))
+    }
+
+    /// Why a published key of that id is not used.
+    pub fn why_dropped(&self, kid: &str) -> Option<&'static str> {
+        let kid = jose::safe(kid);
+        self.state.lock().dropped.iter().find(|key| key.kid == kid).map(|key| key.why)
     }
 
     pub fn find(&self, wanted: &Wanted, pace: &Pace) -> Lookup {
@@ -414,12 +447,15 @@ impl KeyStore {
         match (read, known) {
             (Ok(keys), _) => {
                 let read_at = self.clock.now();
-                self.state.lock().discovered = Some(Discovered { keys: keys.clone(), read_at });
+                let mut state = self.state.lock();
+                state.discovered = Some(Discovered { keys: keys.clone(), read_at });
+                state.document_error = None;
                 Ok(keys)
             }
             // The keys may be had though the document is not, where it last said.
             (Err(error), Some(found)) => {
                 tracing::warn!(issuer = %self.name, %error, "the discovery document cannot be read; asking for keys at the last known address");
+                self.state.lock().document_error = Some(error.to_string().into());
                 Ok(found.keys)
             }
             (Err(error), None) => Err(error),

@@ -17,8 +17,10 @@ use crate::introspection::Told;
 use crate::issuers::Issuer;
 use crate::jose::{self, Header, Malformed, Token};
 use crate::keyset::{Lookup, Wanted};
+use crate::kind::IdTokens;
 use crate::mapping::Mapping;
 use crate::opaque;
+use crate::spoken::span;
 use futures::future::BoxFuture;
 use portcullis_plugin::reason::{self, ReasonCode};
 use portcullis_plugin::{Exchange, Finding, Principal};
@@ -55,6 +57,7 @@ pub struct VerifiedToken {
     expires_at: SystemTime,
     not_before: Option<SystemTime>,
     binding: Option<Binding>,
+    is_id: bool,
 }
 
 impl VerifiedToken {
@@ -124,7 +127,7 @@ impl Issuer {
     ///
     /// A token that only its sender may use (`cnf`) is refused: see [`verify_bound`](Self::verify_bound).
     pub fn verify(self: &Arc<Self>, token: &str, exchange: &mut Exchange) -> Verification {
-        match self.verify_bound(token, exchange) {
+        match self.verify_bound(token, IdTokens::AsIssuer, exchange) {
             Verification::Verified(verified) => match verified.refuse_bound(exchange) {
                 Ok(()) => Verification::Verified(verified),
                 Err(reason) => Verification::Refused(reason),
@@ -143,18 +146,18 @@ impl Issuer {
         obtained: Obtained,
         exchange: &mut Exchange,
     ) -> Result<Arc<VerifiedToken>, ReasonCode> {
-        let verified = self.verify_bound_after_wait(token, obtained, exchange)?;
+        let verified = self.verify_bound_after_wait(token, IdTokens::AsIssuer, obtained, exchange)?;
         verified.refuse_bound(exchange)?;
         Ok(verified)
     }
 
     /// As [`verify`](Self::verify), but a bound token is good too. Whoever calls this **must** look at
     /// [`VerifiedToken::binding`], and refuse the request if it does not prove what is asked for there.
-    pub fn verify_bound(self: &Arc<Self>, token: &str, exchange: &mut Exchange) -> Verification {
+    pub fn verify_bound(self: &Arc<Self>, token: &str, id_tokens: IdTokens, exchange: &mut Exchange) -> Verification {
         if let Err(reason) = self.refuse_revoked(token, exchange) {
             return Verification::Refused(reason);
         }
-        match self.verify_now(token, exchange) {
+        match self.verify_now(token, id_tokens, exchange) {
             Verification::Verified(verified) => self.refuse_revoked_id(verified, exchange).into(),
             other => other,
         }
@@ -188,13 +191,13 @@ impl Issuer {
         }
     }
 
-    fn verify_now(self: &Arc<Self>, token: &str, exchange: &mut Exchange) -> Verification {
+    fn verify_now(self: &Arc<Self>, token: &str, id_tokens: IdTokens, exchange: &mut Exchange) -> Verification {
         let asked = self.introspector();
         if let Some(asked) = asked.filter(|_| !jose::is_like_a_jwt(token)) {
-            return self.verify_opaque(asked, token, exchange);
+            return self.verify_opaque(asked, token, id_tokens, exchange);
         }
         let asked = asked.filter(|asked| asked.settings().all);
-        let (outcome, judgement) = self.judge(token, exchange, Attempt::First);
+        let (outcome, judgement) = self.judge(token, id_tokens, exchange, Attempt::First);
         match (outcome, asked) {
             (Outcome::Decided(Ok(verified)), Some(asked)) => self.confirm(asked, token, exchange, judgement, verified),
             (Outcome::Decided(decided), _) => {
@@ -224,22 +227,29 @@ impl Issuer {
     pub fn verify_bound_after_wait(
         &self,
         token: &str,
+        id_tokens: IdTokens,
         obtained: Obtained,
         exchange: &mut Exchange,
     ) -> Result<Arc<VerifiedToken>, ReasonCode> {
         // It may have been revoked while the request waited.
         self.refuse_revoked(token, exchange)?;
-        let verified = self.verify_at_last(token, obtained, exchange)?;
+        let verified = self.verify_at_last(token, id_tokens, obtained, exchange)?;
         self.refuse_revoked_id(verified, exchange)
     }
 
-    fn verify_at_last(&self, token: &str, obtained: Obtained, exchange: &mut Exchange) -> Result<Arc<VerifiedToken>, ReasonCode> {
+    fn verify_at_last(
+        &self,
+        token: &str,
+        id_tokens: IdTokens,
+        obtained: Obtained,
+        exchange: &mut Exchange,
+    ) -> Result<Arc<VerifiedToken>, ReasonCode> {
         let told = || obtained.0.unwrap_or_else(|| Err("nothing was asked".into()));
         let asked = self.introspector();
         if let Some(asked) = asked.filter(|_| !jose::is_like_a_jwt(token)) {
-            return self.verify_opaque_after_wait(asked, &told(), exchange);
+            return self.verify_opaque_after_wait(asked, &told(), id_tokens, exchange);
         }
-        let (outcome, judgement) = self.judge(token, exchange, Attempt::Last);
+        let (outcome, judgement) = self.judge(token, id_tokens, exchange, Attempt::Last);
         match outcome {
             Outcome::Decided(Ok(verified)) if asked.is_some_and(|asked| asked.settings().all) => {
                 opaque::confirmed(&told(), exchange, judgement, verified)
@@ -261,16 +271,21 @@ impl Issuer {
         cache.get(token, self.store().removals(), exchange.now())
     }
 
-    fn judge(&self, token: &str, exchange: &Exchange, attempt: Attempt) -> (Outcome, Judgement) {
+    /// What one route accepts is remembered for all, and looked at again by each.
+    pub(crate) fn takes(&self, verified: &VerifiedToken, id_tokens: IdTokens) -> bool {
+        !verified.is_id || id_tokens.accepted(self.settings().accept_id_tokens)
+    }
+
+    fn judge(&self, token: &str, id_tokens: IdTokens, exchange: &Exchange, attempt: Attempt) -> (Outcome, Judgement) {
         let now = exchange.now();
         let removals = self.store().removals();
-        if let Some(verified) = self.recall(token, exchange) {
+        if let Some(verified) = self.recall(token, exchange).filter(|verified| self.takes(verified, id_tokens)) {
             return (Outcome::Decided(Ok(verified)), Judgement::new(false));
         }
         let cache = self.cache().filter(|_| !exchange.explaining());
 
         let mut judgement = Judgement::new(exchange.explaining());
-        let outcome = self.examine(token, now, attempt, &mut judgement);
+        let outcome = self.examine(token, (now, id_tokens), attempt, &mut judgement);
         let outcome = match outcome {
             Examined::Good(verified) => {
                 if let Some(cache) = cache.filter(|_| now < verified.expires_at()) {
@@ -288,7 +303,13 @@ impl Issuer {
         (outcome, judgement)
     }
 
-    fn examine(&self, text: &str, now: SystemTime, attempt: Attempt, judgement: &mut Judgement) -> Examined {
+    fn examine(
+        &self,
+        text: &str,
+        (now, id_tokens): (SystemTime, IdTokens),
+        attempt: Attempt,
+        judgement: &mut Judgement,
+    ) -> Examined {
         let token = match Token::parse(text) {
             Ok(token) => token,
             Err(malformed) => return judge_form(judgement, &malformed),
@@ -304,7 +325,7 @@ impl Issuer {
         // Judged now, told after the key: whether a key is worth asking for depends on them.
         let mut later = Judgement::new(judgement.is_explaining());
         let clocks = Clocks { now, ahead: self.store().ahead() };
-        let read = claims::judge(&claims, &token.header, self.settings(), clocks, &mut later);
+        let read = claims::judge(&claims, &token.header, (self.settings(), id_tokens), clocks, &mut later);
 
         if let Some(algorithm) = algorithm {
             let doomed = judgement.failed() || later.failed();
@@ -399,34 +420,48 @@ impl Issuer {
             self.store().remember_unknown(&wanted);
         }
         judgement.check("key", reason::TOKEN_KID_UNKNOWN, false, || {
-            let finding = Finding::new("a key that the issuer publishes", named());
-            match (other_family, &wanted.kid) {
-                (Some(family), _) => {
-                    finding.hint(format!("the issuer's key of that id is {}, which does not fit {algorithm}", family.name()))
+            let store = self.store();
+            let finding = Finding::new(format!("a key that the issuer publishes: {}", store.published()), named());
+            let dropped = wanted.kid.as_deref().and_then(|kid| store.why_dropped(kid));
+            let hint = match (other_family, dropped, &wanted.kid) {
+                (Some(family), ..) => {
+                    format!("the issuer's key of that id is {}, which does not fit {algorithm}", family.name())
                 }
-                (None, None) if candidates > 1 => {
-                    finding.hint(format!("the token names no key, and the issuer has {candidates} that it could mean"))
+                (None, Some(why), _) => format!("the issuer publishes a key of that id, which verifies nothing: {why}"),
+                (None, None, None) if candidates > 1 => {
+                    format!("the token names no key, and the issuer has {candidates} that it could mean")
                 }
-                _ => finding.hint("the token comes from another issuer, or its key was withdrawn"),
+                _ => "the token comes from another issuer, or its key was withdrawn".to_owned(),
+            };
+            // Where the keys are asked for at an old address, they may be old themselves.
+            match store.document_error() {
+                Some(error) => {
+                    finding.hint(format!("{hint}; or the keys have moved, for the discovery document cannot be used: {error}"))
+                }
+                None => finding.hint(hint),
             }
         });
         KeyVerdict::Failed
     }
 
     fn unavailable_finding(&self, named: String) -> Finding {
-        let store = self.store();
+        let (store, pace) = (self.store(), &self.settings().pace);
         let observed = match store.age() {
-            Some(age) => format!(
-                "{named}; the last keys are {} old",
-                humantime::format_duration(std::time::Duration::from_secs(age.as_secs()))
-            ),
+            Some(age) if age > pace.max_stale => {
+                format!("{named}; the last keys are {} old, more than `max_stale` ({}) allows", span(age), span(pace.max_stale))
+            }
+            Some(age) => format!("{named}; the last keys are {} old", span(age)),
             None => format!("{named}; there are no keys yet"),
         };
         let finding = Finding::new("keys of the issuer", observed);
         match store.last_error() {
             Some(error) => finding.hint(format!("the last attempt failed: {error}")),
+            None if store.is_asking() => finding.hint(format!(
+                "the issuer has not answered within `max_wait` ({:?}); the fetch goes on until `timeout` ({:?}), and the client may try again",
+                pace.max_wait, pace.timeout
+            )),
             None if store.count() == 0 => finding.hint("no keys were given or fetched; `explain` takes them from --jwks"),
-            None => finding,
+            None => finding.hint("the issuer is being asked; the client may try again"),
         }
     }
 
@@ -465,6 +500,7 @@ impl Issuer {
             expires_at: until,
             not_before: read.not_before,
             binding: read.binding,
+            is_id: read.is_id,
         }))
     }
 }

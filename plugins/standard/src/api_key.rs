@@ -35,6 +35,7 @@ use crate::api_key_file::{KeyDigest, KeyTextError, Keys};
 pub use crate::api_key_file::{MAX_LENGTH, MIN_LENGTH, hash};
 use crate::api_key_new::is_mistyped;
 pub use crate::api_key_new::{Entry, Line, NewKey, NoLine};
+use crate::bearer;
 use crate::header_rules::{check_name, folded, is_look_alike};
 use crate::text::given;
 use percent_encoding::percent_decode_str;
@@ -160,7 +161,7 @@ impl Filter for ApiKey {
         }
         let text = match presented {
             Presented::Nothing if self.optional => return Verdict::Continue,
-            Presented::Nothing => return self.refuse(reason::API_KEY_MISSING, "no key", request, exchange),
+            Presented::Nothing => return self.refuse(reason::API_KEY_MISSING, NO_KEY, request, exchange),
             Presented::Unclear(what) => return self.refuse(reason::API_KEY_UNKNOWN, what, request, exchange),
             Presented::Key(text) => text,
         };
@@ -270,6 +271,10 @@ impl ApiKey {
         exchange.check("key", reason, false, || {
             let finding = Finding::new(format!("one key in the {}", self.place), observed);
             match observed {
+                NO_KEY => match elsewhere(request) {
+                    Some(place) => finding.hint(format!("a key was found in {place}; it is read from the {} only", self.place)),
+                    None => finding.hint(format!("the client sends its key in the {}", self.place)),
+                },
                 MISTYPED => finding.hint("the client sends the whole key, as it was shown when it was made"),
                 NOT_LISTED => finding
                     .hint("the key was withdrawn, or is another gateway's; `portcullis apikey hash` makes its line for the file"),
@@ -322,12 +327,46 @@ fn parameters(request: &RequestHead) -> impl Iterator<Item = (&str, &str)> {
     request.query().unwrap_or_default().split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")))
 }
 
+/// Where a client put its key instead, for a hint. The places where a key belongs have none. Names a place, never a value.
+fn elsewhere(request: &RequestHead) -> Option<String> {
+    // As `apikey new` makes them, whole or not.
+    let like_a_key = |value: &[u8]| value.starts_with(b"pc_") && value.len() >= MIN_LENGTH;
+    let named = |name: &str| {
+        let plain = || name.bytes().filter(u8::is_ascii_alphanumeric).map(|b| b.to_ascii_lowercase());
+        NAMES.iter().any(|known| plain().eq(known.bytes()))
+    };
+    let (mut headers, query) = (request.headers().iter(), request.query().unwrap_or_default());
+    let header = |(name, value): &(&str, &[u8])| {
+        let after = value.iter().position(|b| *b == b' ').and_then(|space| value.get(space + 1..)).unwrap_or(value);
+        named(name) || like_a_key(after.trim_ascii()) || (name.eq_ignore_ascii_case("authorization") && is_api_key(value))
+    };
+    if let Some((name, value)) = headers.find(header) {
+        let scheme = match value.iter().position(|b| *b == b' ') {
+            Some(_) if !name.eq_ignore_ascii_case("authorization") => "",
+            Some(_) if is_api_key(value) => " after `ApiKey`",
+            Some(_) => " after another scheme than `ApiKey`",
+            None => "",
+        };
+        return Some(format!("the header `{}`{scheme}", name.to_ascii_lowercase()));
+    }
+    if let Some((name, _)) = bearer::pairs(query, '&').find(|(name, value)| named(name) || like_a_key(value.as_bytes())) {
+        return Some(bearer::parameter(name));
+    }
+    let mut cookies = request.headers().get_all("cookie").filter_map(|value| std::str::from_utf8(value).ok());
+    let cookie = |(name, value): (&str, &str)| named(name) || like_a_key(value.as_bytes());
+    cookies.any(|value| bearer::pairs(value, ';').any(cookie)).then(|| "a cookie".to_owned())
+}
+
+/// Names under which keys are often sent, in lower case and without `-` and `_`.
+const NAMES: &[&str] = &["apikey", "xapikey", "apitoken", "xapitoken", "accesskey", "xaccesskey", "authkey", "xauthkey"];
+
 /// Whether an upstream would take a parameter's name for `name`. Some do not mind its case: such a one has no key that
 /// counts twice, nor one that goes on.
 fn is_parameter(parameter: &str, name: &str) -> bool {
     percent_decode_str(parameter).map(|b| b.to_ascii_lowercase()).eq(name.bytes().map(|b| b.to_ascii_lowercase()))
 }
 
+const NO_KEY: &str = "no key";
 const MISTYPED: &str = "a key whose checksum is wrong: it was cut off or mistyped";
 const NOT_LISTED: &str = "a key whose hash is not in the file";
 

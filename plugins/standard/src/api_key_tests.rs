@@ -376,3 +376,34 @@ proptest! {
         prop_assert!(!call.request.target().contains(KEY));
     }
 }
+
+#[test]
+fn a_key_in_another_place_is_found_and_the_hint_says_where() {
+    const OWN: &str = "pc_9nXygT3vK8sQ1bWc7RzLmPq4HdJ6fYtUaXeN2oVgCi5BkES0wZ";
+    let hint = |yaml: &str, mut call: Call| {
+        let denial = call.denied(&filter(yaml));
+        assert_eq!(denial.reason(), reason::API_KEY_MISSING);
+        let told = format!("{:?}", call.exchange.checks());
+        assert!(!told.contains("9nXyg"), "{told}");
+        call.exchange.checks()[0].finding.hint.clone().unwrap()
+    };
+    let (header, scheme, query) =
+        ("{ header: x-api-key, file: keys.txt }", "{ authorization: true, file: keys.txt }", "{ query: key, file: keys.txt }");
+    for (yaml, call, place) in [
+        (scheme, Call::get("/").header("authorization", format!("Bearer {OWN}")), "`authorization` after another scheme than"),
+        (scheme, Call::get("/").header("authorization", OWN), "the header `authorization`;"),
+        (scheme, Call::get("/").header("x-api-key", "anything"), "the header `x-api-key`;"),
+        (header, Call::get("/").header("authorization", format!("ApiKey {OWN}")), "`authorization` after `ApiKey`"),
+        (header, Call::get("/").header("apikey", "anything"), "the header `apikey`;"),
+        (header, Call::get("/").header("x-custom", OWN), "the header `x-custom`;"),
+        (header, Call::get("/").header("cookie", format!("a=b; session={OWN}")), "a cookie;"),
+        (header, Call::get(&format!("/?v={OWN}")), "the query parameter `v`;"),
+        (header, Call::get(&format!("/?{OWN}={OWN}")), "a query parameter;"),
+        (query, Call::get("/?api_key=x"), "the query parameter `api_key`; it is read from the query parameter `key` only"),
+    ] {
+        let told = hint(yaml, call);
+        assert!(told.starts_with("a key was found in ") && told.contains(place), "{told}");
+    }
+    let nothing = hint(header, Call::get("/?page=2").header("authorization", "Bearer abc").header("cookie", "a=b"));
+    assert_eq!(nothing, "the client sends its key in the header `x-api-key`");
+}

@@ -81,9 +81,19 @@ pub(crate) fn read(headers: &Headers) -> Presented<'_> {
     let text = std::str::from_utf8(token)
         .ok()
         .filter(|_| !body.is_empty() && body.iter().all(good) && padding.iter().all(|b| *b == b'='));
-    text.map_or(Presented::Malformed("characters that no token has (RFC 6750, section 2.1)"), |token| {
-        Presented::Token(scheme, token)
-    })
+    text.map_or_else(|| Presented::Malformed(misspelt(token)), |token| Presented::Token(scheme, token))
+}
+
+/// What is probably wrong with what is no token.
+fn misspelt(value: &[u8]) -> &'static str {
+    let word = value.split(|b| *b == b' ').next().unwrap_or_default();
+    if TokenScheme::of(word.trim_ascii_end()).is_some() {
+        return "the scheme twice, as in `Bearer Bearer`";
+    }
+    match value {
+        [b'"' | b'\'' | b'<' | b'{', ..] => "a token in quotation marks or brackets",
+        _ => "characters that no token has (RFC 6750, section 2.1)",
+    }
 }
 
 /// The scheme and what follows its first space. A lone `Bearer` or `DPoP` is the scheme without a token.
@@ -95,8 +105,12 @@ fn split_scheme(value: &[u8]) -> Option<(&[u8], &[u8])> {
     }
 }
 
+/// What is observed of an API key where a token belongs.
+pub(crate) const API_KEY_SCHEME: &str = "an Authorization header with the ApiKey scheme";
+
 fn known_scheme(scheme: &[u8]) -> &'static str {
     const KNOWN: &[(&str, &str)] = &[
+        ("apikey", API_KEY_SCHEME),
         ("basic", "an Authorization header with the Basic scheme"),
         ("digest", "an Authorization header with the Digest scheme"),
         ("negotiate", "an Authorization header with the Negotiate scheme"),
@@ -129,6 +143,9 @@ pub(crate) fn elsewhere(request: &RequestHead) -> Option<String> {
     if let Some(name) = pairs(request.query().unwrap_or_default(), '&').find_map(|(name, _)| known(name)) {
         return Some(format!("the query parameter `{name}`"));
     }
+    if let Some((name, _)) = pairs(request.query().unwrap_or_default(), '&').find(|(_, value)| is_like_a_jwt(value.as_bytes())) {
+        return Some(parameter(name));
+    }
     for cookies in request.headers().get_all("cookie").filter_map(|value| std::str::from_utf8(value).ok()) {
         if let Some(name) = pairs(cookies, ';').find_map(|(name, _)| known(name)) {
             return Some(format!("the cookie `{name}`"));
@@ -145,7 +162,13 @@ pub(crate) fn elsewhere(request: &RequestHead) -> Option<String> {
     request.headers().iter().find(field).map(|(name, _)| format!("the header `{}`", name.to_ascii_lowercase()))
 }
 
-fn pairs(text: &str, separator: char) -> impl Iterator<Item = (&str, &str)> {
+/// A parameter's name is the client's own text, and may be a secret itself.
+pub(crate) fn parameter(name: &str) -> String {
+    let plain = name.len() <= 24 && name.bytes().all(|b| b.is_ascii_lowercase() || matches!(b, b'-' | b'_'));
+    if plain { format!("the query parameter `{name}`") } else { "a query parameter".to_owned() }
+}
+
+pub(crate) fn pairs(text: &str, separator: char) -> impl Iterator<Item = (&str, &str)> {
     text.split(separator).filter_map(|pair| pair.trim().split_once('='))
 }
 
@@ -206,9 +229,15 @@ mod tests {
         }
         assert_eq!(presented("Bearer abc=="), "token abc==");
         for value in
-            ["Bearer a b", "Bearer a,b", "Bearer \"a\"", "Bearer a=b", "Bearer =", "Bearer é", "Bearer a, Basic b", "Bearer a\tb"]
+            ["Bearer a b", "Bearer a,b", "Bearer a\"b", "Bearer a=b", "Bearer =", "Bearer é", "Bearer a, Basic b", "Bearer a\tb"]
         {
             assert!(presented(value).starts_with("malformed: characters"), "{value}");
+        }
+        for value in ["Bearer Bearer abc", "bearer  BEARER  abc", "Bearer DPoP abc"] {
+            assert!(presented(value).starts_with("malformed: the scheme twice"), "{value}");
+        }
+        for value in ["Bearer \"abc\"", "Bearer 'abc'", "Bearer <abc>", "Bearer {abc}"] {
+            assert!(presented(value).starts_with("malformed: a token in quotation marks"), "{value}");
         }
         assert_eq!(presented("Bearer"), "malformed: no token after the scheme");
         assert_eq!(presented("Bearer "), "malformed: no token after the scheme");
@@ -216,6 +245,7 @@ mod tests {
 
     #[test]
     fn other_schemes_are_named_and_their_values_are_not() {
+        assert_eq!(presented("apikey pc_x"), "other: an Authorization header with the ApiKey scheme");
         assert_eq!(presented("Basic dTpw"), "other: an Authorization header with the Basic scheme");
         for value in ["eyJhbGciOi.secret.sig", "sk_live_secret", "Token secret", "Bearersecret x"] {
             let text = presented(value);
@@ -237,6 +267,8 @@ mod tests {
         let jwt = "eyJhbGciOiJub25lIn0.e30.c2ln";
         for (call, place) in [
             (Call::get(&format!("/?a=b&access_token={jwt}")), "the query parameter `access_token`"),
+            (Call::get(&format!("/?a=b&at={jwt}")), "the query parameter `at`"),
+            (Call::get(&format!("/?{jwt}={jwt}")), "a query parameter"),
             (Call::get("/").header("cookie", format!("a=b; access_token={jwt}")), "the cookie `access_token`"),
             (Call::get("/").header("cookie", format!("session={jwt}")), "a cookie"),
             (Call::get("/").header("X-Access-Token", "opaque"), "the header `x-access-token`"),

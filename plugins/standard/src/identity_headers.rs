@@ -24,6 +24,7 @@
 use crate::bearer::{self, VerifiedToken};
 use crate::header_rules::{RESERVED, check_name, folded, is_look_alike, is_one_of};
 use crate::header_template::{HeaderValue, push_encoded};
+use crate::text::missing_fact;
 use portcullis_plugin::attribute::AttributeValue;
 use portcullis_plugin::error::unknown_name;
 use portcullis_plugin::units::ByteSize;
@@ -168,7 +169,14 @@ impl Filter for IdentityHeaders {
             let value = match header.value(exchange) {
                 Ok(value) => value,
                 Err(missing) => {
-                    complete &= exchange.check("present", reason::IDENTITY_MISSING, !header.required, || header.missing(missing));
+                    let hint = header.required.then(|| missing_fact(missing, exchange));
+                    complete &= exchange.check("present", reason::IDENTITY_MISSING, !header.required, || {
+                        let finding = header.missing(missing);
+                        match hint {
+                            Some(hint) => finding.hint(format!("{hint}; or name the header in `optional`")),
+                            None => finding,
+                        }
+                    });
                     continue;
                 }
             };

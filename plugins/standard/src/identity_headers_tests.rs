@@ -71,6 +71,7 @@ fn a_missing_fact_refuses_if_the_route_says_so() {
     assert_eq!(call.denied(&filter).reason(), reason::IDENTITY_MISSING);
     let finding = &call.exchange.checks()[0].finding;
     assert_eq!((finding.expected.as_str(), call.exchange.checks().len()), ("groups for x-groups", 1));
+    assert!(finding.hint.as_ref().is_some_and(|hint| hint.starts_with("the caller is known, by bearer")), "{finding:?}");
     assert!(call.sent("x-groups").is_empty(), "also on a refusal, in case it only counts in shadow mode");
 
     let mut principal = alice();

@@ -49,6 +49,7 @@ mod external_messages;
 mod external_question;
 mod external_service;
 mod gcra;
+mod grants;
 mod header_rules;
 pub mod header_template;
 mod network_set;

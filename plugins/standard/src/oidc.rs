@@ -24,12 +24,13 @@
 
 use crate::bearer::{self, Challenge, Presented, TokenScheme, VerifiedToken};
 use crate::claim_rule::{AnyOf, ClaimRule};
+use crate::grants::{self, Grant};
 pub use crate::sender::{BindingConfig, DpopConfig, NonceConfig, Require};
 use crate::sender::{NonceDue, Sender};
 use crate::text::given;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use portcullis_identity::{Issuer, Issuers, Verification};
+use portcullis_identity::{IdTokens, Issuer, Issuers, Verification, nearest_issuer};
 use portcullis_plugin::error::unknown_name;
 use portcullis_plugin::units::OneOrMany;
 use portcullis_plugin::{
@@ -68,6 +69,10 @@ pub struct Config {
     #[serde(default, deserialize_with = "given")]
     #[schemars(with = "OneOrMany<String>")]
     pub audiences: Option<OneOrMany<String>>,
+    /// Whether ID tokens are accepted on this route. Default: as `accept_id_tokens` of the issuer says.
+    #[serde(default, deserialize_with = "given")]
+    #[schemars(with = "bool")]
+    pub accept_id_tokens: Option<bool>,
     /// Let requests without any `Authorization` header pass, without a principal. Default: false.
     #[serde(default)]
     pub optional: bool,
@@ -92,6 +97,7 @@ struct Rules {
     roles: Vec<String>,
     claims: Vec<ClaimRule>,
     audiences: Vec<String>,
+    id_tokens: IdTokens,
     optional: bool,
     sender: Sender,
 }
@@ -102,7 +108,7 @@ impl Build for Oidc {
     type Config = Config;
 
     fn build(config: Config, env: &Env) -> Result<Self, ConfigError> {
-        let Config { issuer, scopes, roles, claims, audiences, optional, binding } = config;
+        let Config { issuer, scopes, roles, claims, audiences, accept_id_tokens, optional, binding } = config;
         let known = env.service::<Issuers>();
         let issuers = find_issuers(&issuer, known.as_deref())?;
         let sender = Sender::compile(binding.unwrap_or_default(), known.as_deref(), env).map_err(|error| error.at("binding"))?;
@@ -131,6 +137,11 @@ impl Build for Oidc {
             roles: list("roles", roles)?,
             claims: rules,
             audiences: list("audiences", audiences)?,
+            id_tokens: match accept_id_tokens {
+                None => IdTokens::AsIssuer,
+                Some(true) => IdTokens::Accepted,
+                Some(false) => IdTokens::Refused,
+            },
             optional,
             sender,
         })))
@@ -200,7 +211,7 @@ impl Filter for Oidc {
             return rules.deny(reason::TOKEN_ISSUER_MISMATCH, scheme, request, exchange);
         };
         let issuer = Arc::clone(issuer);
-        match issuer.verify_bound(&token, exchange) {
+        match issuer.verify_bound(&token, rules.id_tokens, exchange) {
             Verification::Verified(verified) => {
                 let token = VerifiedToken::new(token.into_owned(), scheme);
                 rules.finish(&verified, token, request, exchange)
@@ -211,7 +222,7 @@ impl Filter for Oidc {
                 Verdict::wait(async move {
                     let obtained = keys.await;
                     let resume: Resume = Box::new(move |request, exchange| {
-                        match issuer.verify_bound_after_wait(token.expose(), obtained, exchange) {
+                        match issuer.verify_bound_after_wait(token.expose(), rules.id_tokens, obtained, exchange) {
                             Ok(verified) => rules.finish(&verified, token, request, exchange),
                             Err(reason) => rules.deny(reason, scheme, request, exchange),
                         }
@@ -259,6 +270,7 @@ impl Filter for Oidc {
         parts.extend((!rules.roles.is_empty()).then(|| format!("role {}", rules.roles.join(" or "))));
         parts.extend((!rules.claims.is_empty()).then(|| format!("{} claims", rules.claims.len())));
         parts.extend(rules.sender.summary());
+        parts.extend((rules.id_tokens == IdTokens::Accepted).then(|| "ID tokens too".to_owned()));
         parts.extend(rules.optional.then(|| "optional".to_owned()));
         Needs {
             authenticates: !rules.optional,
@@ -294,7 +306,11 @@ impl Rules {
         exchange.check("issuer", reason::TOKEN_ISSUER_MISMATCH, chosen.is_some(), || {
             let known = self.issuers.iter().map(|issuer| issuer.identifier());
             let observed: String = named.chars().filter(|c| !c.is_control()).take(200).collect();
-            Finding::new(format!("one of {}", crate::text::first_few(known, self.issuers.len())), observed)
+            let finding = Finding::new(format!("one of {}", crate::text::first_few(known, self.issuers.len())), observed);
+            match chosen.is_none().then(|| nearest_issuer(&self.issuers, &named)).flatten() {
+                Some(hint) => finding.hint(hint),
+                None => finding,
+            }
         });
         chosen
     }
@@ -330,13 +346,16 @@ impl Rules {
         if !self.scopes.is_empty() {
             let missing: Vec<&String> = self.scopes.iter().filter(|scope| !has(&principal.scopes, scope)).collect();
             ask("scope", reason::TOKEN_SCOPE_MISSING, missing.is_empty(), &|| {
-                let observed = crate::text::first_few(&principal.scopes, principal.scopes.len());
-                Finding::new(format!("all of {}", self.scope), observed)
+                grants::missing(Grant::Scope, format!("all of {}", self.scope), &missing, principal, self.issuer_of(principal))
             });
         }
         if !self.roles.is_empty() {
             let ok = self.roles.iter().any(|role| has(&principal.roles, role));
-            ask("role", reason::TOKEN_ROLE_MISSING, ok, &|| role_finding(&self.roles, principal));
+            ask("role", reason::TOKEN_ROLE_MISSING, ok, &|| {
+                let expected = format!("one of {}", crate::text::first_few(&self.roles, self.roles.len()));
+                let wanted: Vec<&String> = if ok { Vec::new() } else { self.roles.iter().collect() };
+                grants::missing(Grant::Role, expected, &wanted, principal, self.issuer_of(principal))
+            });
         }
         for rule in &self.claims {
             ask("claim", reason::TOKEN_CLAIM_MISMATCH, rule.holds(&principal.claims), &|| {
@@ -360,12 +379,20 @@ impl Rules {
         Verdict::Continue
     }
 
+    fn issuer_of(&self, principal: &Principal) -> Option<&Arc<Issuer>> {
+        let named = principal.issuer.as_deref()?;
+        self.issuers.iter().find(|issuer| issuer.is_named(named))
+    }
+
     fn missing(&self, observed: &'static str, request: &RequestHead, exchange: &mut Exchange) -> Verdict {
         exchange.check("token", reason::TOKEN_MISSING, false, || {
             let finding = Finding::new("`Authorization: Bearer` with a token", observed);
             match bearer::elsewhere(request) {
                 Some(place) => {
                     finding.hint(format!("a token was found in {place}; it is read from `Authorization: Bearer` only"))
+                }
+                None if observed == bearer::API_KEY_SCHEME => {
+                    finding.hint("an API key is no token: the client sends a token, or the route has an `api_key` filter")
                 }
                 None if request.headers().contains("dpop") && self.sender.dpop().is_none() => {
                     finding.hint("this route checks no DPoP proofs; set `binding: { dpop: {} }` on its oidc filter")
@@ -400,18 +427,6 @@ impl Rules {
 
 fn has(granted: &[Arc<str>], wanted: &str) -> bool {
     granted.iter().any(|granted| **granted == *wanted)
-}
-
-fn role_finding(roles: &[String], principal: &Principal) -> Finding {
-    let finding = Finding::new(
-        format!("one of {}", crate::text::first_few(roles, roles.len())),
-        crate::text::first_few(&principal.roles, principal.roles.len()),
-    );
-    if principal.roles.is_empty() {
-        finding.hint("the token has no roles; see the issuer's `kind` and `claims.roles`")
-    } else {
-        finding
-    }
 }
 
 /// The `iss` of a token nobody has verified: only good for choosing who verifies it.

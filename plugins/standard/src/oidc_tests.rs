@@ -80,6 +80,19 @@ fn a_token_anywhere_else_is_missing_and_the_hint_says_where_it_was() {
 }
 
 #[test]
+fn an_api_key_in_the_place_of_a_token_is_told_as_one() {
+    let filter = build::<Oidc>("{ issuer: main }");
+    let key = "pc_9nXygT3vK8sQ1bWc7RzLmPq4HdJ6fYtUaXeN2oVgCi5BkES0wZ";
+    for (scheme, expected) in [("ApiKey", reason::TOKEN_MISSING), ("Bearer", reason::TOKEN_MALFORMED)] {
+        let mut call = Call::get("/").header("authorization", format!("{scheme} {key}"));
+        assert_eq!(call.denied(&filter).reason(), expected);
+        let finding = &call.exchange.checks()[0].finding;
+        assert!(finding.hint.as_ref().is_some_and(|hint| hint.starts_with("an API key is no token")), "{finding:?}");
+        assert!(!format!("{finding:?}").contains("9nXyg"));
+    }
+}
+
+#[test]
 fn bad_tokens_are_refused_for_their_reason_and_the_client_learns_no_value() {
     let filter = build::<Oidc>("{ issuer: main, scopes: ['api:read'] }");
     let past = |seconds: u64| 1_800_000_000 - seconds;
@@ -105,6 +118,29 @@ fn bad_tokens_are_refused_for_their_reason_and_the_client_learns_no_value() {
 }
 
 #[test]
+fn a_route_that_accepts_id_tokens_opens_no_other() {
+    let env = env();
+    let [plain, open, shut] = ["", ", accept_id_tokens: true", ", accept_id_tokens: false"]
+        .map(|more| build_in::<Oidc>(&env, &format!("{{ issuer: main{more} }}")).unwrap());
+    // With a role that Entra and others put into ID tokens, too.
+    let id = Signer::main().token(json!({ "token_use": "id", "roles": ["admin"] }));
+    let refused = |filter: &Oidc| {
+        let mut call = bearing(&id);
+        assert_eq!(call.denied(filter).reason(), reason::TOKEN_TYP_REFUSED);
+        assert_eq!(call.failed_checks(), [("kind", reason::TOKEN_TYP_REFUSED)]);
+    };
+    refused(&plain);
+    // Twice, for the second comes from the memory of what was verified.
+    for _ in 0..2 {
+        assert!(bearing(&id).run(&open).is_continue());
+        refused(&plain);
+        refused(&shut);
+    }
+    let never = Signer::main().token(json!({ "typ": "Refresh" }));
+    assert_eq!(bearing(&never).denied(&open).reason(), reason::TOKEN_TYP_REFUSED);
+}
+
+#[test]
 fn too_little_is_403_with_the_scopes_needed() {
     let filter = build::<Oidc>("{ issuer: main, scopes: ['api:read', 'api:write'] }");
     let (reason, status, challenge) = refusal(good(), &filter);
@@ -114,6 +150,29 @@ fn too_little_is_403_with_the_scopes_needed() {
         "Bearer realm=\"api.example.test\", error=\"insufficient_scope\", \
          error_description=\"The token does not grant access to this\", scope=\"api:read api:write\""
     );
+}
+
+#[test]
+fn what_was_granted_elsewhere_is_found() {
+    let filter = build::<Oidc>("{ issuer: main, scopes: ['api:read', 'api:write'], roles: [admin] }");
+    let hint = |claims: Value, check: &str| {
+        let mut call = bearing(&Signer::main().token(claims));
+        call.denied(&filter);
+        let found = call.exchange.checks().iter().find(|one| one.check == check).unwrap();
+        found.finding.hint.clone().unwrap_or_default()
+    };
+    let other = json!({ "resource_access": { "other": { "roles": ["admin"] } } });
+    assert_eq!(
+        hint(other, "role"),
+        "`admin` is a role of the client `other`, whose roles say nothing about this service; roles are read from roles, see the issuer's `kind` and `claims.roles`"
+    );
+    assert!(hint(json!({ "groups": ["admin"] }), "role").starts_with("`admin` stands in `groups`; roles are read from roles,"));
+    assert!(hint(json!({}), "role").starts_with("the token has no roles; "));
+    assert_eq!(hint(json!({ "roles": ["user"] }), "role"), "", "the remedy of the reason");
+    assert!(hint(json!({ "scope": "" }), "scope").starts_with("the token has no scopes; scopes are read from scope or scp,"));
+    let permissions = json!({ "scope": "api:read", "permissions": ["api:write"] });
+    assert!(hint(permissions, "scope").starts_with("`api:write` stands in `permissions`; "));
+    assert_eq!(hint(json!({ "scope": "api:read" }), "scope"), "");
 }
 
 #[test]
@@ -184,6 +243,21 @@ fn of_several_issuers_the_named_one_judges() {
         ("a.b.c".to_owned(), reason::TOKEN_MALFORMED),
     ] {
         assert_eq!(refusal(bearing(&token), &filter).0, expected);
+    }
+    for (iss, hint) in [
+        (
+            "https://other.example.test",
+            "it is nearly that of `other`, https://other.example.test/: they differ by a trailing slash",
+        ),
+        (
+            "http://main.example.test/",
+            "it is nearly that of `main`, https://main.example.test: they differ by http and https, and by",
+        ),
+    ] {
+        let mut call = bearing(&Signer::main().token(json!({ "iss": iss })));
+        call.denied(&filter);
+        let told = call.exchange.checks()[0].finding.hint.clone();
+        assert!(told.as_ref().is_some_and(|told| told.starts_with(hint)), "{told:?}");
     }
     // A token of an issuer that this route does not accept, though the gateway knows it.
     let one = build::<Oidc>("{ issuer: main }");

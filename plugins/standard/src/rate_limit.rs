@@ -45,7 +45,7 @@ use crate::rate_key::Keys;
 use crate::rate_state::{Clock, State};
 use crate::rate_tiers::Amounts;
 use crate::slots::Key;
-use crate::text::given;
+use crate::text::{given, missing_fact};
 use parking_lot::Mutex;
 use portcullis_plugin::env::AtEnd;
 use portcullis_plugin::prometheus::IntCounterVec;
@@ -284,9 +284,13 @@ impl Filter for RateLimit {
                 return Verdict::Continue;
             }
             (Err(source), None | Some(Missing::Deny)) => {
+                let what = match source {
+                    KeySource::Identity(fact) => missing_fact(fact, exchange),
+                    _ => "the client has to send it".to_owned(),
+                };
                 exchange.check("key", reason::IDENTITY_MISSING, false, || {
-                    Finding::new(format!("a value for {source}"), "none")
-                        .hint("put a filter that authenticates before this one, or count by client")
+                    let finding = Finding::new(format!("a value for {source}"), "none");
+                    finding.hint(format!("{what}; or count such requests by client (`missing: client`)"))
                 });
                 return Verdict::deny(reason::IDENTITY_MISSING);
             }

@@ -104,7 +104,15 @@ fn without_an_identity_to_count_by_it_is_refused() {
     assert_eq!(Call::get("/").denied(&filter).reason(), reason::IDENTITY_MISSING);
     let by_claim = manual("{ key: principal.claims.tenant, rate: 1/h }");
     assert_eq!(Call::get("/").principal(Principal::new("bearer", "a")).denied(&by_claim).reason(), reason::IDENTITY_MISSING);
+    let hint = |mut call: Call, filter: &RateLimit| {
+        call.denied(filter);
+        call.exchange.checks()[0].finding.hint.clone().unwrap_or_default()
+    };
+    assert!(hint(Call::get("/"), &filter).starts_with("nobody is known: put a filter that authenticates before"));
+    let known = hint(Call::get("/").principal(Principal::new("bearer", "a")), &by_claim);
+    assert!(known.starts_with("the caller is known, by bearer") && !known.contains("before this one"), "{known}");
     let by_certificate = manual("{ key: cert.sha256, rate: 1/h }");
+    assert!(hint(Call::get("/").principal(Principal::new("bearer", "a")), &by_certificate).contains("`client_cert` before"));
     assert_eq!(
         Call::get("/").refused_certificate(reason::CERT_EXPIRED).denied(&by_certificate).reason(),
         reason::IDENTITY_MISSING

@@ -281,7 +281,13 @@ impl Dpop {
             return Err(reason::DPOP_PROOF_INVALID);
         };
         let urls = self.urls(request);
-        let asked = Asked { method: request.method().as_str(), urls: &urls, token: token.expose(), key };
+        let asked = Asked {
+            method: request.method().as_str(),
+            urls: &urls,
+            merged_slashes: request.has_merged_slashes(),
+            token: token.expose(),
+            key,
+        };
         let renew = self.rules.judge(proof, &asked, exchange)?;
         exchange.insert_extension(Proven(*key));
         if let Some(nonces) = self.rules.nonces().filter(|_| renew) {

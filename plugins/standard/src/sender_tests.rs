@@ -51,6 +51,24 @@ fn a_bound_token_with_a_good_proof_passes_and_neither_goes_on() {
 }
 
 #[test]
+fn a_proof_names_the_address_as_it_was_sent_where_slashes_were_merged() {
+    let filter = build::<Oidc>(ROUTE);
+    let prover = Prover::es256();
+    let token = bound(&prover);
+    let proof = |htu: &str| prover.proof(&token, json!({ "htu": htu }));
+    let merged = |proof: &str| {
+        let mut call = dpop(&token, proof);
+        call.request = call.request.without_headers().driver_merged_slashes(true);
+        call.header("authorization", format!("DPoP {token}")).header("dpop", proof)
+    };
+    assert!(merged(&proof("https://api.example.test//orders")).run(&filter).is_continue());
+    assert!(merged(&proof(URL)).run(&filter).is_continue());
+    // Sent as it is, it is another address.
+    assert_eq!(refused(dpop(&token, &proof("https://api.example.test///orders")), &filter).1, ["proof_url"]);
+    assert_eq!(refused(merged(&proof("https://api.example.test//other")), &filter).1, ["proof_url"]);
+}
+
+#[test]
 fn a_proof_is_good_once_over_all_routes_and_reloads() {
     let env = env();
     let (one, other) = (build_in::<Oidc>(&env, ROUTE).unwrap(), build_in::<Oidc>(&env.scoped("route other"), ROUTE).unwrap());

@@ -1,5 +1,6 @@
 //! Small helpers for values that a configuration writes as text.
 
+use portcullis_plugin::{Attribute, Exchange};
 use serde::de::{Deserialize, Deserializer};
 
 /// Why a caller's groups are not in its token, and what to do.
@@ -51,6 +52,23 @@ macro_rules! textual {
     };
 }
 pub(crate) use textual;
+
+/// What to do about a fact that a caller does not have.
+pub(crate) fn missing_fact(fact: &Attribute, exchange: &Exchange) -> String {
+    match (fact, exchange.principal()) {
+        (Attribute::Certificate(_), _) if exchange.certificate().verified().is_some() => {
+            "the client's certificate is verified and has none: have its CA put it in, or name another fact".to_owned()
+        }
+        (Attribute::Certificate(_), _) => {
+            "no client certificate is verified: put `client_cert` before this filter, or name another fact".to_owned()
+        }
+        (_, Some(caller)) => format!(
+            "the caller is known, by {}, and what was sent does not say this: have the issuer put it in, or name another fact",
+            caller.method
+        ),
+        (_, None) => "nobody is known: put a filter that authenticates before this one".to_owned(),
+    }
+}
 
 /// The first few of many, for a message that somebody reads.
 pub(crate) fn first_few<T: ToString>(items: impl IntoIterator<Item = T>, total: usize) -> String {

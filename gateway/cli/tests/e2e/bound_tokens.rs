@@ -57,6 +57,11 @@ async fn a_proof_lets_one_request_through_and_goes_no_further() {
     stage.gateway.reload().await.unwrap();
     assert_eq!(again(dpop("/proven", &token, &proof)).await, "dpop.replay");
     assert_eq!(stage.upstream.count(), 1);
+
+    // The address as the client sent it, which the gateway writes with fewer slashes; and one that it did not send.
+    let doubled = prover.proof(&token, "GET", "http://api.example.test//proven").unwrap();
+    assert_eq!(again(dpop("/proven", &token, &doubled)).await, "dpop.proof.invalid");
+    stage.judge(&dpop("//proven", &token, &doubled)).await.allowed(200);
     stage.assert_kept_secret(&[token, proof]);
 }
 

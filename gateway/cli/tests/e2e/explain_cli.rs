@@ -270,7 +270,13 @@ fn wrong_usage_is_2_and_says_what_is_wrong() {
     assert!(said.contains("edge.yaml:21:11"), "{said}");
     std::fs::write(offline.folder.path().join("edge.yaml"), CONFIG).unwrap();
     std::fs::write(offline.folder.path().join("jwks.json"), "<html>").unwrap();
-    offline.command().args(url).assert().code(2);
+    let output = offline.command().args(url).assert().code(2).get_output().clone();
+    let said = String::from_utf8(output.stderr).unwrap();
+    // Once, at the issuer, and no word of what only follows from it.
+    assert!(
+        said.contains("(`--jwks`) cannot be used") && said.contains("edge.yaml:8") && !said.contains("unknown issuer"),
+        "{said}"
+    );
     let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
     command.args(["explain", "-c", "/nowhere/edge.yaml"]).args(url).assert().code(2);
 }
@@ -281,4 +287,13 @@ fn a_token_may_begin_with_a_hyphen() {
     let offline = Offline::new();
     let answer = json(&mut offline.orders("-Pq3x"), 1);
     assert_eq!((&answer["reason"], &answer["status"]), (&"token.malformed".into(), &401.into()));
+}
+
+#[test]
+fn a_token_that_was_given_with_its_scheme_is_told_as_such() {
+    let offline = Offline::new();
+    let token = offline.token(|spec| spec);
+    let answer = json(&mut offline.orders(&format!("Bearer {token}")), 1);
+    assert_eq!(answer["reason"], "token.malformed");
+    assert!(answer.to_string().contains("the scheme twice") && !answer.to_string().contains(&token), "{answer}");
 }

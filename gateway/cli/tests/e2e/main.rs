@@ -37,6 +37,7 @@ mod introspection;
 mod jose;
 mod key_cache;
 mod keys;
+mod kinds;
 mod providers;
 mod revocations;
 mod rotation;

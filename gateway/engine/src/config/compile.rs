@@ -123,7 +123,8 @@ impl Build<'_> {
         let issuers = match &self.context.purpose {
             Purpose::Inspect { keys: Some(keys) } => Issuers::offline(&issuers, &self.env, Some(keys)),
             // Nothing is fetched before a token asks for it, or `start` does.
-            Purpose::Serve { .. } | Purpose::Inspect { keys: None } => Issuers::compile(&issuers, &self.env),
+            Purpose::Serve { .. } => Issuers::compile(&issuers, &self.env),
+            Purpose::Inspect { keys: None } => Issuers::patient(&issuers, &self.env),
         };
         let issuers = self.findings.take(issuers);
         if let Some(issuers) = &issuers {

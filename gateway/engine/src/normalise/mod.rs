@@ -64,11 +64,13 @@ pub fn http1(raw: RawHead, scheme: Scheme, policy: &Policy) -> Result<(RequestHe
     let RawHead { method, target, version, mut headers } = raw;
     check_method(&method)?;
     let survey = fields::survey(&headers, version)?;
+    let merged = target::merges_slashes(&target, policy);
     let target = target::parse(&method, target, policy)?;
     let framing = framing::decide(&method, version, &survey, &headers)?;
     clean(&survey, &mut headers, framing)?;
     let authority = host::reconcile(target.authority, survey.host, version)?;
-    Ok((RequestHead::new(method, scheme, version, authority, target.path_and_query, headers), framing))
+    let head = RequestHead::new(method, scheme, version, authority, target.path_and_query, headers);
+    Ok((head.driver_merged_slashes(merged), framing))
 }
 
 /// The head of an HTTP/2 request, in its one reading. `conn_scheme` is the connection's; the client's `scheme` only has to
@@ -98,12 +100,14 @@ pub fn http2<'a>(
     }
     let mut headers = collect(headers, path.len() + authority.map_or(0, str::len), limits)?;
     let survey = fields::survey(&headers, Version::Http2)?;
+    let merged = target::merges_slashes(path, policy);
     let target = target::origin(&method, driver_text(path), policy)?;
     let framing = framing::decide(&method, Version::Http2, &survey, &headers)?;
     clean(&survey, &mut headers, framing)?;
     let authority = authority.map(|authority| host::normalise(authority.as_bytes())).transpose()?;
     let authority = host::reconcile(authority, survey.host, Version::Http2)?;
-    Ok((RequestHead::new(method, conn_scheme, Version::Http2, authority, target, headers), framing))
+    let head = RequestHead::new(method, conn_scheme, Version::Http2, authority, target, headers);
+    Ok((head.driver_merged_slashes(merged), framing))
 }
 
 fn clean(survey: &fields::Survey, headers: &mut Headers, framing: Framing) -> Result<(), Refusal> {

@@ -6,6 +6,7 @@
 
 use super::refusal::{Refusal, shown};
 use super::{Policy, host, path};
+use crate::config::raw::DuplicateSlashes;
 use portcullis_plugin::Method;
 use std::borrow::Cow;
 
@@ -83,6 +84,14 @@ pub(super) fn origin(method: &Method, raw: String, policy: &Policy) -> Result<St
     Ok(target)
 }
 
+/// Whether slashes of the path are merged.
+pub(super) fn merges_slashes(raw: &str, policy: &Policy) -> bool {
+    let path = raw.split('?').next().unwrap_or_default();
+    // The absolute form has two slashes of its own.
+    let path = if path.starts_with('/') { path } else { path.split_once("://").map_or("", |(_, rest)| rest) };
+    policy.duplicate_slashes == DuplicateSlashes::Merge && memchr::memmem::find(path.as_bytes(), b"//").is_some()
+}
+
 fn query(raw: &str) -> Result<Cow<'_, str>, Refusal> {
     if let Some(byte) = raw.bytes().find(|b| !b.is_ascii_graphic() || *b == b'#') {
         // The byte, not the query: that may hold a secret.
@@ -109,6 +118,23 @@ mod tests {
 
     fn is(authority: Option<&str>, path_and_query: &str) -> Result<Target, Refusal> {
         Ok(Target { authority: authority.map(str::to_owned), path_and_query: path_and_query.to_owned() })
+    }
+
+    #[test]
+    fn merged_slashes_are_those_of_the_path() {
+        let policy = |duplicate_slashes| Policy { duplicate_slashes, ..Policy::default() };
+        for (raw, merged) in [
+            ("/a//b", true),
+            ("//", true),
+            ("http://a//b?c", true),
+            ("/a/b", false),
+            ("/a?b=//", false),
+            ("http://a/b", false),
+            ("*", false),
+        ] {
+            assert_eq!(merges_slashes(raw, &policy(DuplicateSlashes::Merge)), merged, "{raw}");
+            assert!(!merges_slashes(raw, &policy(DuplicateSlashes::Keep)), "{raw}");
+        }
     }
 
     #[test]

@@ -337,5 +337,5 @@ fn refusal(words: &Words, error: &rustls::Error, facts: &CertificateFacts, now: 
 
 fn since(earlier: SystemTime, later: SystemTime) -> String {
     let whole = later.duration_since(earlier).unwrap_or_default().as_secs();
-    humantime::format_duration(Duration::from_secs(whole)).to_string()
+    crate::spoken::span(Duration::from_secs(whole))
 }

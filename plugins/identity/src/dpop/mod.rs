@@ -62,6 +62,8 @@ pub struct Asked<'a> {
     pub method: &'a str,
     /// Normalised, without query; none if the request has no address that a proof could name.
     pub urls: &'a [String],
+    /// The client sent more slashes in the path than `urls` have: its proof names the address as it was sent.
+    pub merged_slashes: bool,
     pub token: &'a str,
     /// The thumbprint that the token is bound to.
     pub key: &'a [u8; 32],
@@ -143,7 +145,9 @@ impl ProofRules {
             Finding::new(format!("`htm` {}", safe(asked.method)), safe(&claims.htm))
         });
         let url = normalised_url(&claims.htu);
-        let same = url.as_ref().is_some_and(|url| asked.urls.contains(url));
+        let same = url.as_ref().is_some_and(|url| {
+            asked.urls.contains(url) || (asked.merged_slashes && asked.urls.contains(&url::with_merged_slashes(url)))
+        });
         judged.check("proof_url", reason::DPOP_PROOF_INVALID, same, || {
             let expected = if asked.urls.is_empty() { "an address of this gateway".to_owned() } else { asked.urls.join(" or ") };
             // Without its query, which may hold anything.
@@ -236,7 +240,7 @@ mod tests {
         let key: [u8; 32] = crate::jose::base64url(THUMBPRINT).unwrap().try_into().unwrap();
         let judge = |rules: &ProofRules, proof: &str, url: &str, after: u64| {
             let urls = [normalised_url(url).unwrap()];
-            let asked = Asked { method: "GET", urls: &urls, token: TOKEN, key: &key };
+            let asked = Asked { method: "GET", urls: &urls, merged_slashes: false, token: TOKEN, key: &key };
             let now = UNIX_EPOCH + Duration::from_secs(1_562_262_618 + after);
             rules.judge(proof.as_bytes(), &asked, &mut exchange_at(now))
         };

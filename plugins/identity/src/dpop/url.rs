@@ -22,6 +22,18 @@ pub fn normalised(text: &str) -> Option<String> {
     Some(out)
 }
 
+/// A normalised address with one slash in its path wherever there are more.
+pub(super) fn with_merged_slashes(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or_default();
+    let mut out = format!("{scheme}://");
+    for c in rest.chars() {
+        if c != '/' || !out.ends_with('/') {
+            out.push(c);
+        }
+    }
+    out
+}
+
 /// Escapes of characters that need none are resolved, and the others are written in upper case.
 fn plain_escapes(path: &str, out: &mut String) {
     let mut rest = path;
@@ -60,6 +72,17 @@ mod tests {
             assert_eq!(normalised(text).as_deref(), Some("https://api.example.test/a~b"), "{text}");
         }
         assert_eq!(normalised("http://[::1]:8080").as_deref(), Some("http://[::1]:8080/"));
+    }
+
+    #[test]
+    fn slashes_are_merged_in_the_path_alone() {
+        for (url, expected) in [
+            ("https://a.test//b///c/", "https://a.test/b/c/"),
+            ("https://a.test/", "https://a.test/"),
+            ("http://a.test:1//", "http://a.test:1/"),
+        ] {
+            assert_eq!(with_merged_slashes(url), expected);
+        }
     }
 
     #[test]

@@ -197,9 +197,9 @@ fn validity_is_judged_at_the_time_of_the_request() {
     let at = |days: u64| cas.judge(&leaf, now() + Duration::from_secs(days * 86_400));
     assert!(at(29).verified().is_some());
     let (reason, text) = refusal(&at(31));
-    assert!(reason == reason::CERT_EXPIRED && text.contains("expired 1day ago"), "{text}");
+    assert!(reason == reason::CERT_EXPIRED && text.contains("expired 1 day ago"), "{text}");
     let early = [root.leaf(|params| params.not_before = day(2))];
-    refused(&cas, &early, reason::CERT_EXPIRED, "begins in 2days");
+    refused(&cas, &early, reason::CERT_EXPIRED, "begins in 2 days");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::provider::{Answer, Provider};
 use super::signer::{Signer, jwks};
 use super::{World, exchange_at, now, until, verdict};
-use crate::{IssuerConfig, Verification};
+use crate::{Issuer, IssuerConfig, Issuers, Verification};
 use portcullis_plugin::reason;
 use portcullis_plugin::units::{ByteSize, TimeSpan};
 use serde_json::json;
@@ -229,4 +229,90 @@ async fn started_issuers_fetch_by_themselves_show_it_in_metrics_and_end_with_the
     world.kept.begin();
     world.kept.sweep();
     until("the end of the metric", || world.metric("portcullis_issuer_keys").is_none()).await;
+}
+
+/// The hint of the check of the key.
+async fn told(issuer: &Arc<Issuer>, token: &str) -> portcullis_plugin::Finding {
+    let mut exchange = exchange_at(now());
+    let reason = match issuer.verify(token, &mut exchange) {
+        Verification::Verified(_) => panic!("it is good"),
+        Verification::Refused(reason) => reason,
+        Verification::Wait(keys) => issuer.verify_after_wait(token, keys.await, &mut exchange).unwrap_err(),
+    };
+    let check = exchange.checks().iter().find(|check| check.reason == reason).unwrap();
+    assert_eq!(check.check, "key");
+    check.finding.clone()
+}
+
+#[tokio::test]
+async fn a_slow_provider_is_told_as_slow_and_whoever_explains_waits_for_it() {
+    let (key, later) = (Signer::new("a"), Signer::new("b"));
+    let provider = Provider::start(&[&key]).await;
+    let mut slow = config(&provider);
+    (slow.timeout, slow.max_wait) = (Some(TimeSpan::secs(30)), Some(TimeSpan::millis(50)));
+    let issuer = World::default().load(slow.clone()).get("main").unwrap();
+    provider.close_gate();
+    let none = told(&issuer, &token(&key, &provider)).await;
+    assert!(none.hint.as_ref().is_some_and(|hint| hint.contains("not answered within `max_wait` (50ms)")), "{none:?}");
+    provider.open_gate();
+    until("the keys", || issuer.is_ready()).await;
+    provider.publish(&[&later, &key]);
+    provider.close_gate();
+    // A key that is not known, while others are.
+    let unknown = told(&issuer, &token(&later, &provider)).await;
+    assert!(unknown.hint.as_ref().is_some_and(|hint| hint.contains("`max_wait`")), "{unknown:?}");
+    provider.open_gate();
+
+    let configs = std::collections::BTreeMap::from([("main".to_owned(), slow)]);
+    let patient = Issuers::patient(&configs, &World::default().env()).unwrap().get("main").unwrap();
+    provider.close_gate();
+    let (waiting, asked) = (Arc::clone(&patient), token(&later, &provider));
+    let before = provider.key_fetches();
+    let waiting = tokio::spawn(async move { verdict(&waiting, &asked).await });
+    until("the question", || provider.key_fetches() > before).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!waiting.is_finished(), "longer than `max_wait`");
+    provider.open_gate();
+    waiting.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn an_unknown_key_is_told_beside_those_that_are_published_and_how_old_they_are() {
+    let (key, other, enc) = (Signer::new("a"), Signer::new("zz"), Signer::new("enc"));
+    let provider = Provider::start(&[&key]).await;
+    let mut encryption = enc.jwk();
+    encryption["use"] = "enc".into();
+    provider.answer_keys(Answer::Json(jwks(&[key.jwk(), encryption])));
+    let issuer = World::default().load(config(&provider)).get("main").unwrap();
+    let unknown = told(&issuer, &token(&other, &provider)).await;
+    assert!(
+        unknown.expected.starts_with("a key that the issuer publishes: a, fetched ") && unknown.observed.contains("zz"),
+        "{unknown:?}"
+    );
+    assert!(unknown.hint.as_ref().is_some_and(|hint| hint.contains("comes from another issuer")), "{unknown:?}");
+    let named = told(&issuer, &token(&enc, &provider)).await;
+    assert!(named.hint.as_ref().is_some_and(|hint| hint.contains("verifies nothing: ")), "{named:?}");
+
+    // The document says something else by now, and the keys are still where it said before.
+    provider.answer_document(Answer::Json(r#"{"issuer":"https://evil.example","jwks_uri":"https://evil.example/k"}"#.into()));
+    issuer.store().clock().advance(Duration::from_secs(7200));
+    issuer.store().refresh_if_due(&issuer.settings().pace).unwrap().await;
+    let moved = told(&issuer, &token(&other, &provider)).await;
+    assert!(moved.hint.as_ref().is_some_and(|hint| hint.contains("its issuer is `https://evil.example`")), "{moved:?}");
+}
+
+#[tokio::test]
+async fn keys_that_are_too_old_are_told_with_how_old_they_may_be() {
+    let key = Signer::new("a");
+    let mut provider = Provider::start(&[&key]).await;
+    let mut configured = config(&provider);
+    (configured.refresh, configured.max_stale) = (Some(TimeSpan::secs(60)), Some(TimeSpan::secs(3600)));
+    let issuer = World::default().load(configured).get("main").unwrap();
+    let token = token(&key, &provider);
+    verdict(&issuer, &token).await.unwrap();
+    provider.stop().await;
+    issuer.store().clock().advance(Duration::from_secs(7260));
+    let stale = told(&issuer, &token).await;
+    assert!(stale.observed.contains("2 h 1 min old, more than `max_stale` (1 h) allows"), "{stale:?}");
+    assert!(stale.hint.as_ref().is_some_and(|hint| hint.starts_with("the last attempt failed: cannot reach")), "{stale:?}");
 }

@@ -155,6 +155,15 @@ fn entra_for_several_tenants() {
     assert_eq!(judge(&["any"], &common, of("common", "common")), refused("issuer"));
     let v1 = json!({ "iss": format!("https://sts.windows.net/{ours}/"), "tid": ours });
     assert_eq!(judge(&["any"], &common, v1), refused("issuer"));
+    // A token that names two tenants is told apart from one of another.
+    let mut one = configured.clone();
+    (one.issuer, one.tenants) = (issuer_of(ours), None);
+    let one = offline(one, &jwks(&keys));
+    for (iss, tid, part) in [(ours, other, "name two tenants"), (other, other, "a token of another tenant")] {
+        let (_, checks) = super::explained(&one, &common.token(&of(iss, tid)));
+        let hint = checks.iter().find(|check| check.check == "tenant").and_then(|check| check.finding.hint.clone());
+        assert!(hint.as_ref().is_some_and(|hint| hint.contains(part)), "{iss} {tid}: {hint:?}");
+    }
     // A key of one tenant signs for no other.
     assert_eq!(judge(&["any"], &bound, of(other, other)), Ok(issuer_of(other)));
     assert_eq!(judge(&["any"], &bound, of(ours, ours)), refused("key"));
@@ -290,4 +299,17 @@ fn an_id_token_is_accepted_only_where_that_is_said_and_only_of_the_applications_
     assert_eq!(judge(None, IssuerKind::Google, id(json!({}))), Ok(()));
     assert_eq!(judge(None, IssuerKind::Google, id(shared)), Err(reason::TOKEN_AUDIENCE_MISMATCH));
     assert_eq!(judge(Some(false), IssuerKind::Google, id(json!({}))), Err(reason::TOKEN_TYP_REFUSED));
+}
+
+#[test]
+fn the_client_in_place_of_an_audience_is_no_mark_of_an_id_token() {
+    let key = Signer::new("a");
+    let hint = |kind: IssuerKind, changes: Value| {
+        let issuer = offline(config(kind, super::ISSUER, &[super::AUDIENCE]), &jwks(&[key.jwk()]));
+        let (_, checks) = super::explained(&issuer, &key.token(&changes));
+        checks.into_iter().find(|check| check.check == "audience").and_then(|check| check.finding.hint)
+    };
+    assert_eq!(hint(IssuerKind::Cognito, json!({ "aud": null, "client_id": "web", "token_use": "access" })), None);
+    let id = hint(IssuerKind::Generic, json!({ "aud": "web", "client_id": "web" }));
+    assert!(id.is_some_and(|hint| hint.contains("ID token")));
 }
