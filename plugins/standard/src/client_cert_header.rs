@@ -141,6 +141,11 @@ impl Filter for ClientCertHeader {
 }
 
 impl ClientCertHeader {
+    /// Whether it can refuse for want of a certificate, or of one that it can write.
+    pub fn asks_for_identity(&self) -> bool {
+        self.require || self.format == Format::Xfcc
+    }
+
     fn hand_on(&self, facts: &CertificateFacts, request: &mut RequestHead) -> Result<(), HeaderError> {
         let headers = request.headers_mut();
         if self.format == Format::Xfcc {

@@ -323,6 +323,13 @@ impl Filter for RateLimit {
     }
 }
 
+impl RateLimit {
+    /// Whether it can refuse for want of a value to count by.
+    pub fn asks_for_identity(&self) -> bool {
+        self.key.may_be_missing() && matches!(self.missing, None | Some(Missing::Deny))
+    }
+}
+
 /// Two limits on one request give two members of the same list.
 fn tell(stand: &Stand, amount: &Amount, headers: &mut Headers) -> Result<(), portcullis_plugin::headers::HeaderError> {
     if let (Some(standing), Some(rate)) = (&stand.rate, &amount.rate) {
