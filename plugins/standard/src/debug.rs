@@ -186,8 +186,10 @@ fn list(checks: &[Check]) -> String {
     let mut out = String::new();
     for check in checks.iter().filter(|check| !check.ok) {
         let separator = if out.is_empty() { "" } else { ", " };
-        let name = format!("{} {}", check.filter, check.check);
-        let mut item = format!("{separator}{};reason={}", string(&name), string(check.reason.as_str()));
+        let mut item = format!("{separator}{};reason={}", string(&check.name()), string(check.reason.as_str()));
+        if check.shadow {
+            item.push_str(";shadow");
+        }
         for (key, text) in [
             ("expected", Some(&check.finding.expected)),
             ("observed", Some(&check.finding.observed)),

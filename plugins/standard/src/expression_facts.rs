@@ -242,6 +242,12 @@ fn optional(value: Option<&str>) -> Value {
     value.map_or(Value::Null, text)
 }
 
+/// How often a parameter of this name came.
+pub(crate) fn parameters(request: &RequestHead, name: &str) -> usize {
+    let names = request.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+    names.filter(|pair| form_decoded(pair.split('=').next().unwrap_or_default()) == name).count()
+}
+
 /// As forms are encoded: `+` is a space. Bytes that are no UTF-8 stay visible as replacement characters.
 fn form_decoded(text: &str) -> String {
     percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()

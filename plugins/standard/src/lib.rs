@@ -43,6 +43,8 @@ mod claim_rule;
 mod expression;
 mod expression_check;
 mod expression_facts;
+mod expression_refusal;
+mod expression_syntax;
 mod external_service;
 mod gcra;
 mod header_rules;

@@ -203,6 +203,34 @@ fn findings_as_json_have_their_place() {
 }
 
 #[test]
+fn what_is_wrong_within_an_expression_has_its_own_place() {
+    let filters = |rule: &str| BASE.replace("    pool: up", &format!("      - authorize:\n{rule}    pool: up"));
+    for (rule, place, message) in [
+        (
+            "          expression: |\n            request.path == '/' &&\n              request.methd == 'GET'\n",
+            "edge.yaml:15:22",
+            "`request` has no member `methd`\n",
+        ),
+        ("          expression: \"request.method = 'GET'\"\n", "edge.yaml:13:39", "`=` cannot stand here\n"),
+        (
+            "          expression: >-\n            request.path == '/'\n            && request.method == 5\n",
+            "edge.yaml:15:31",
+            "never equals a whole number\n",
+        ),
+        // With escapes, the file has the text otherwise.
+        (
+            "          expression: 'request.path == ''/'' && request.methd == ''x'''\n",
+            "edge.yaml:13:23",
+            "`request` has no member `methd`, at line 1, column 31 of the expression\n",
+        ),
+    ] {
+        let said = check(&filters(rule), 1);
+        assert!(said.contains(&format!("--> {place}\n")) && said.contains(message), "{rule}\n{said}");
+    }
+    assert!(check(&filters("          expression: \"request.method = 'GET'\"\n"), 1).contains("did you mean `==`?"));
+}
+
+#[test]
 fn a_configuration_that_is_not_there_or_no_yaml_is_a_finding() {
     let folder = tempfile::tempdir().unwrap();
     command(&["check", "-c", "nowhere.yaml"]).current_dir(&folder).assert().failure();

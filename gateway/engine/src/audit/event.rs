@@ -105,6 +105,12 @@ pub(super) fn decision(out: &mut Vec<u8>, record: &Record<'_>, checks: &[Check])
         check.text("check", Some(kept.check));
         check.flag("ok", kept.ok);
         check.text("reason", Some(kept.reason));
+        if let Some(group) = kept.group.as_deref() {
+            check.text("group", Some(group));
+        }
+        if kept.shadow {
+            check.flag("shadow", true);
+        }
         check.text("expected", Some(&kept.expected));
         check.text("observed", Some(&kept.observed));
         check.text("hint", kept.hint.as_ref());

@@ -292,7 +292,8 @@ impl Build<'_> {
                 _ => members = None,
             }
         }
-        members.map(|members| group(combination, members))
+        let place = (depth > 1).then(|| member_place(path));
+        members.map(|members| group(combination, place, members))
     }
 
     fn member(&mut self, entry: &FilterEntry, place: &Place<'_>) -> Option<Member> {
@@ -314,7 +315,8 @@ impl Build<'_> {
             self.findings.error(placed(place.path, error.at(name.as_str())));
             return None;
         }
-        Some(Member { name: known, filter, metrics: self.context.metrics.filter(place.owner, place.label, Mode::Enforce) })
+        let metrics = self.context.metrics.filter(place.owner, place.label, Mode::Enforce);
+        Some(Member { name: known, place: member_place(place.path), filter, metrics })
     }
 
     /// One filter of the table, and its name there. `scope` is where it keeps its state.
@@ -443,6 +445,16 @@ struct Place<'a> {
     depth: usize,
 }
 
+/// `any_of/0/all_of/1` of `routes[2].filters[0].any_of[0].all_of[1]`: what of a member's path is within its filter's entry.
+fn member_place(path: &[Segment]) -> Arc<str> {
+    let name = |step: &Segment| match step {
+        Segment::Key(key) => key.clone(),
+        Segment::Index(index) => index.to_string(),
+    };
+    let within = path.iter().position(|step| matches!(step, Segment::Key(key) if Combination::named(key).is_some()));
+    path.iter().skip(within.unwrap_or(0)).map(name).collect::<Vec<_>>().join("/").into()
+}
+
 fn placed(path: &[Segment], error: ConfigError) -> ConfigError {
     path.iter().rev().fold(error, |error, step| error.at(step.clone()))
 }
@@ -456,6 +468,9 @@ fn reroute(error: ConfigError, mine: &[usize]) -> ConfigError {
     let mut moved = ConfigError::new(error.message());
     if let Some(help) = error.help_text() {
         moved = moved.help(help);
+    }
+    if let Some(within) = error.place() {
+        moved = moved.within(within.offset, within.words.as_str());
     }
     steps.into_iter().rev().fold(moved, |error, step| error.at(step))
 }

@@ -127,9 +127,8 @@ impl<F: Replayable> Filter for Recorded<F> {
     fn request(&self, request: &mut RequestHead, exchange: &mut Exchange) -> Verdict {
         let Some(then) = exchange.extension::<Then>() else { return self.0.request(request, exchange) };
         let mut found = then.found.lock().unwrap_or_else(PoisonError::into_inner);
-        let refused_for = |prefixes: &[&str]| {
-            then.refused.filter(|reason| prefixes.iter().any(|prefix| reason.as_str().starts_with(prefix)))
-        };
+        let refused_for =
+            |prefixes: &[&str]| then.refused.filter(|reason| prefixes.iter().any(|prefix| reason.as_str().starts_with(prefix)));
         let for_identity = || then.refused.filter(|reason| *reason == reason::IDENTITY_MISSING && self.0.asks_for_identity());
         let mut lacks = None;
         let answer = match F::BASIS {
@@ -149,9 +148,7 @@ impl<F: Replayable> Filter for Recorded<F> {
                 None => Answer::Unknown,
             }),
             Basis::Elsewhere => Some(Answer::Unknown),
-            Basis::Count => {
-                Some(refused_for(&["rate."]).or_else(for_identity).map_or(Answer::Passed(None), Answer::Refused))
-            }
+            Basis::Count => Some(refused_for(&["rate."]).or_else(for_identity).map_or(Answer::Passed(None), Answer::Refused)),
             Basis::Identity => Some(for_identity().map_or(Answer::Passed(None), Answer::Refused)),
             Basis::Facts => {
                 let facts = self.0.facts(request);
