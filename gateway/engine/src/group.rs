@@ -135,6 +135,9 @@ impl Filter for AllOf {
         let first = needs.iter().position(|needs| needs.authenticates).unwrap_or(needs.len());
         Needs {
             authenticates: needs.iter().any(|needs| needs.authenticates),
+            may_authenticate: needs.iter().any(|needs| needs.may_authenticate),
+            requires_principal: needs.iter().take(first).any(|needs| needs.requires_principal),
+            requires_certificate: needs.iter().any(|needs| needs.requires_certificate),
             // What comes after the member that finds it out reads it from there.
             reads_identity: needs.iter().take(first).any(|needs| needs.reads_identity),
             owned_headers: owned_headers(&self.0),
@@ -219,6 +222,9 @@ impl Filter for AnyOf {
         let needs: Vec<Needs> = self.0.members.iter().map(|member| member.filter.needs()).collect();
         Needs {
             authenticates: needs.iter().all(|needs| needs.authenticates),
+            may_authenticate: needs.iter().any(|needs| needs.may_authenticate),
+            requires_principal: needs.iter().all(|needs| needs.requires_principal),
+            requires_certificate: needs.iter().all(|needs| needs.requires_certificate),
             reads_identity: needs.iter().any(|needs| needs.reads_identity),
             owned_headers: owned_headers(&self.0.members),
             combines: true,

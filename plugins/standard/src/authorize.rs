@@ -225,7 +225,10 @@ impl Filter for Authorize {
             parts.push(format!("cel: {}", shortened(expression.source())));
         }
         let reads_certificate = self.expression.as_ref().is_some_and(Expression::reads_certificate);
+        // Of an expression nobody can tell: `principal == null` may be what it asks.
+        let requires_principal = self.allow.as_ref().is_some_and(|rules| rules.iter().all(Rule::asks_who));
         Needs {
+            requires_principal,
             reads_identity: self.asks_who() || reads_certificate,
             combines: true,
             summary: Some(format!("authorize({})", parts.join("; and "))),

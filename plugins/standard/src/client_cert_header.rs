@@ -134,7 +134,8 @@ impl Filter for ClientCertHeader {
         Needs {
             owned_headers: CertificateHeader::ALL.map(str::to_owned).to_vec(),
             reads_identity: true,
-            summary: self.require.then(|| "cert handed on".to_owned()),
+            requires_certificate: self.require,
+            summary: Some(if self.require { "cert handed on" } else { "cert handed on; optional" }.to_owned()),
             ..Needs::default()
         }
     }

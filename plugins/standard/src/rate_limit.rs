@@ -316,6 +316,7 @@ impl Filter for RateLimit {
 
     fn needs(&self) -> Needs {
         Needs {
+            requires_principal: self.asks_for_identity() && self.key.reads_principal(),
             reads_identity: self.key.reads_identity() || self.amounts.reads_identity(),
             summary: Some(format!("rate({} {})", self.key, self.amounts.summary())),
             ..Needs::default()

@@ -4,6 +4,7 @@
 //! not compile. How a key reloads follows from that: the whole snapshot is made anew and swapped, sockets and the state
 //! that filters and pools keep by name are carried over.
 
+use super::check::needs::{Chained, Door, check_needs};
 use super::check::{check, check_filter_order};
 use super::decode::{decode_filter, decode_members};
 use super::diagnostic::{Diagnostic, Diagnostics};
@@ -30,7 +31,7 @@ use crate::route::Router;
 use portcullis_identity::Issuers;
 use portcullis_identity::assertion::AssertionSigner;
 use portcullis_identity::certificate::CertificateHeader;
-use portcullis_plugin::env::Kept;
+use portcullis_plugin::env::{Contents, Kept};
 use portcullis_plugin::error::{Segment, unknown_name};
 use portcullis_plugin::{BodyAccess, ConfigError, Env, Filter, FilterTable, Mode, Reply, Scheme};
 use std::collections::BTreeMap;
@@ -66,6 +67,7 @@ pub fn compile(mut loaded: Loaded, context: &Context<'_>) -> Result<(Snapshot, V
         findings: Findings::default(),
         faults: Vec::new(),
         owned: Vec::new(),
+        chains: Vec::new(),
     };
     check(&raw, &mut build.findings);
     for name in Combination::ALL.map(Combination::name).into_iter().filter(|name| context.table.get(name).is_some()) {
@@ -82,6 +84,7 @@ pub fn compile(mut loaded: Loaded, context: &Context<'_>) -> Result<(Snapshot, V
         Some(mut snapshot) if !diagnostics.has_errors() => {
             snapshot.files = loaded.files.clone();
             snapshot.files.extend(env.files());
+            snapshot.contents = env.contents();
             snapshot.files.sort();
             snapshot.files.dedup();
             Ok((snapshot, diagnostics.warnings().cloned().collect()))
@@ -100,6 +103,8 @@ struct Build<'a> {
     findings: Findings,
     faults: Vec<Diagnostic>,
     owned: Vec<String>,
+    /// Of each chain that could be built, to judge them together.
+    chains: Vec<Chained>,
 }
 
 impl Build<'_> {
@@ -147,11 +152,18 @@ impl Build<'_> {
         let matches: Vec<_> = routes.iter().map(|route| (route.listeners.clone(), route.matches.clone())).collect();
         let routes: Vec<Option<Arc<RoutePlan>>> =
             routes.into_iter().enumerate().map(|(at, route)| self.route(at, route, &pools).map(Arc::new)).collect();
+        let door = |listener: &raw::Listener| Door {
+            name: listener.name.clone(),
+            certificates: listener.client_cert.is_some() || listener.tls.as_ref().is_some_and(|tls| tls.client_auth.is_some()),
+        };
+        let doors: Vec<Door> = listeners.iter().map(door).collect();
         let listeners: Vec<_> = listeners
             .into_iter()
             .enumerate()
             .filter_map(|(at, listener)| self.listener(at, listener, &matches, &routes).map(Arc::new))
             .collect();
+        let routed: Vec<Vec<String>> = matches.into_iter().map(|(listeners, _)| listeners).collect();
+        check_needs(&self.chains, &doors, &routed, &mut self.findings);
         let access_log = self.access_log(access_log);
         let audit = self.audit_log(audit_log);
         // Who can write one of these is whom he likes: they are no client's to send, also where nobody reads them here.
@@ -180,6 +192,7 @@ impl Build<'_> {
             },
             drain: drain.get(),
             files: Vec::new(),
+            contents: Contents::default(),
         })
     }
 
@@ -237,6 +250,8 @@ impl Build<'_> {
         for warning in order.warnings() {
             self.findings.warning(place.iter().rev().fold(warning.clone(), |error, step| error.at(step.clone())));
         }
+        let filters = built.iter().zip(needs).map(|(entry, (name, needs))| (name, entry.mode, needs)).collect();
+        self.chains.push(Chained { place: place.to_vec(), filters });
         Some(Chain::new(built))
     }
 

@@ -47,7 +47,12 @@ pub fn run(arguments: Arguments) -> ExitCode {
             tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err("it did not answer in time".into()))
         });
         runtime.shutdown_background();
-        answer.map_err(|error| format!("cannot ask the gateway at http://{place}: {error}"))
+        answer.map_err(|error| {
+            // Nobody has named the place: it may be a wrong guess.
+            let guessed = arguments.admin.is_none() && arguments.config.is_none();
+            let hint = if guessed { "; if its admin listener is elsewhere, say so with --admin URL or -c FILE" } else { "" };
+            format!("cannot ask the gateway at http://{place}: {error}{hint}")
+        })
     });
     match asked {
         Err(message) => fail(USAGE, message),
