@@ -292,7 +292,7 @@ fn mistakes_are_found_when_the_configuration_is_loaded() {
         ("", "the expression is empty"),
         ("request.path ==", "cannot be read"),
         ("request.path == '/a' &&\n  request.metod == 'GET'", "`request` has no member `metod`, at line 2, column"),
-        ("request.metod == 'GET'", "at line 1, column 8 of the expression (did you mean `method`?)"),
+        ("request.metod == 'GET'", "at line 1, column 9 of the expression (did you mean `method`?)"),
         ("reqest.path == '/'", "unknown variable `reqest`, at line 1, column 1 of the expression (did you mean `request`?)"),
         ("true || undefined // so be it", "unknown variable `undefined`, at line 1, column 9 of"),
         ("request.path == '/' && principal.roles.exists(r, r == 5)", "a text never equals a whole number, at line 1, column 52"),
@@ -342,7 +342,7 @@ fn mistakes_are_found_when_the_configuration_is_loaded() {
         }
     }
     let error = refused("'é' == request.path && request.metod == 'x'");
-    assert!(error.contains("at line 1, column 31"), "a column counts characters: {error}");
+    assert!(error.contains("at line 1, column 32"), "a column counts characters: {error}");
 }
 
 #[test]

@@ -21,8 +21,16 @@ pub(crate) fn located(source: &str, problem: Problem) -> ConfigError {
         None => error,
     };
     match start_of(source, problem.node) {
-        Some(start) => placed(error, source, start),
+        Some(start) => placed(error, source, name_at(source, start)),
         None => error,
+    }
+}
+
+/// A member's node begins at its dot; what is wrong is the name behind it.
+fn name_at(source: &str, start: usize) -> usize {
+    match source.get(start..).and_then(|rest| rest.strip_prefix('.')) {
+        Some(rest) => source.len() - rest.trim_start().len(),
+        None => start,
     }
 }
 

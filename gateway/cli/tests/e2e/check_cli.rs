@@ -250,7 +250,7 @@ fn what_is_wrong_within_an_expression_has_its_own_place() {
     for (rule, place, message) in [
         (
             "          expression: |\n            request.path == '/' &&\n              request.methd == 'GET'\n",
-            "edge.yaml:15:22",
+            "edge.yaml:15:23",
             "`request` has no member `methd`\n",
         ),
         ("          expression: \"request.method = 'GET'\"\n", "edge.yaml:13:39", "`=` cannot stand here\n"),
@@ -263,7 +263,7 @@ fn what_is_wrong_within_an_expression_has_its_own_place() {
         (
             "          expression: 'request.path == ''/'' && request.methd == ''x'''\n",
             "edge.yaml:13:23",
-            "`request` has no member `methd`, at line 1, column 31 of the expression\n",
+            "`request` has no member `methd`, at line 1, column 32 of the expression\n",
         ),
     ] {
         let said = check(&filters(rule), 1);
