@@ -1,10 +1,11 @@
 //! Expressions in CEL, the Common Expression Language: compiled and checked when they are loaded, then run per request.
 //!
-//! [`expression_check`](crate::expression_check) knows the types, [`expression_facts`](crate::expression_facts) makes the
+//! [`expression_check`](crate::expression_check) judges it, [`expression_facts`](crate::expression_facts) makes the
 //! values. An error while it runs, such as a claim that is not there, is no answer: it is never true.
 
-use crate::expression_check::{self, Problem, Reads};
+use crate::expression_check::{self, Problem};
 use crate::expression_facts;
+use crate::expression_reads::Reads;
 use crate::expression_refusal::{self, Part};
 use crate::expression_syntax::{self, parse};
 use cel::common::ast::IdedExpr;
@@ -176,6 +177,7 @@ fn parts(source: &str, root: &IdedExpr) -> Vec<Part> {
     }
     let part = |text: &str| {
         let root = parse(text).ok()?;
+        expression_check::check_size(&root).ok()?;
         let reads = expression_check::check(&root).ok()?;
         Some(Part { text: text.trim().to_owned(), root, reads })
     };

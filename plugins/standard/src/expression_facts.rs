@@ -3,7 +3,7 @@
 //! Only what the expression reads is made. What cannot be told without doubt, and what is too much, is an error and so a
 //! denial: an expression that says who may *not* pass must not be satisfied by leaving something out.
 
-use crate::expression_check::{HIDDEN_HEADERS, Reads};
+use crate::expression_reads::{HIDDEN_HEADERS, Reads};
 use cel::Value;
 use cel::objects::Key;
 use percent_encoding::percent_decode_str;

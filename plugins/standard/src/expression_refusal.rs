@@ -3,7 +3,7 @@
 //! Made of a refusal only. Shown is what was verified of the caller and its connection, and what a decision tells of a request
 //! anyway. What a client wrote into its query and its headers may be a secret: of that, only whether it is there.
 
-use crate::expression_check::Reads;
+use crate::expression_reads::Reads;
 use cel::common::ast::{Expr, IdedExpr, operators};
 use portcullis_plugin::{Exchange, Principal, RequestHead};
 use serde_json::Value as Json;
