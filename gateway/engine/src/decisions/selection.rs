@@ -128,8 +128,8 @@ fn known(value: &str, told: &str) -> Result<(), String> {
         return Ok(());
     }
     match closest(value, &codes().collect::<Vec<_>>()) {
-        Some(meant) => Err(format!("`{told}` is no reason code: did you mean `{meant}`?")),
-        None => Err(format!("`{told}` is no reason code; `{first}.`, with a dot, finds all that begin so")),
+        Some(meant) => Err(format!("`reason`: `{told}` is no reason code; did you mean `{meant}`?")),
+        None => Err(format!("`reason`: `{told}` is no reason code; `{first}.`, with a dot, finds all that begin so")),
     }
 }
 
