@@ -32,6 +32,14 @@ impl Entry {
         self.mode == Mode::Enforce
     }
 
+    /// The checks that follow are this filter's.
+    fn enter(&self, exchange: &mut Exchange) {
+        exchange.driver_enter(self.name);
+        if !self.counts() {
+            exchange.driver_shadowing();
+        }
+    }
+
     /// Runs filter code. A panic becomes a fault: the door closes, and the process goes on.
     fn guarded(&self, call: impl FnOnce(&dyn Filter) -> Verdict) -> Verdict {
         match catch_unwind(AssertUnwindSafe(|| call(&*self.filter))) {
@@ -148,7 +156,7 @@ impl Chain {
         for at in start..self.entries.len() {
             let entry = &self.entries[at];
             let before = (!entry.counts()).then(|| Before { request: request.clone(), principal: exchange.principal().cloned() });
-            exchange.driver_enter(entry.name);
+            entry.enter(exchange);
             let verdict = entry.guarded(|filter| filter.request(request, exchange));
             match self.settle(at, verdict, before, request, exchange) {
                 Step::Passed => {}
@@ -174,7 +182,7 @@ impl Chain {
                     return self.settle(at, fault, before, request, exchange);
                 }
             };
-            exchange.driver_enter(entry.name);
+            entry.enter(exchange);
             let verdict = entry.guarded(|_| resume(request, exchange));
             match self.settle(at, verdict, before, request, exchange) {
                 Step::Passed => return self.request_from(at + 1, request, exchange),
@@ -232,7 +240,7 @@ impl Chain {
     pub fn response(&self, ran: usize, response: &mut ResponseHead, exchange: &mut Exchange) -> Option<(usize, Ending)> {
         let ran = ran.min(self.entries.len());
         for (at, entry) in self.entries[..ran].iter().enumerate().rev() {
-            exchange.driver_enter(entry.name);
+            entry.enter(exchange);
             let before = (!entry.counts()).then(|| response.clone());
             let verdict = entry.guarded(|filter| filter.response(response, exchange));
             let ending = match verdict {
@@ -315,7 +323,7 @@ impl Chain {
             if access == BodyAccess::None {
                 continue;
             }
-            exchange.driver_enter(entry.name);
+            entry.enter(exchange);
             // A filter that only reads, or is shadowed, works on a copy of the handle: what it puts there is dropped.
             let mut copy = data.clone();
             let target = if entry.counts() && access == BodyAccess::Rewrite { &mut *data } else { &mut copy };

@@ -6,7 +6,7 @@ use crate::http1::{self, Parsed};
 use crate::normalise;
 use crate::refusals;
 use crate::route::Hinges;
-use portcullis_plugin::{CertificateStatus, Check, Connection, Exchange, RequestHead, Scheme, TlsFacts};
+use portcullis_plugin::{CertificateStatus, Check, Connection, Exchange, RequestHead, Scheme, Shadowed, TlsFacts};
 use rustls_pki_types::CertificateDer;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -44,6 +44,9 @@ pub struct Explanation {
     pub status: Option<u16>,
     pub reason: Option<&'static str>,
     pub checks: Vec<Check>,
+    /// What filters in shadow mode would have done; where there is none, no member of the JSON.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shadow: Vec<Shadowed>,
     /// What the upstream would get. Credentials are not shown.
     pub upstream_headers: BTreeMap<String, serde_json::Value>,
     pub pool: Option<String>,
@@ -130,6 +133,7 @@ pub async fn rehearse(
                 status: Some(refusal.status),
                 reason: Some(refusal.reason.as_str()),
                 checks: vec![refusals::check(refusal)],
+                shadow: Vec::new(),
                 upstream_headers: BTreeMap::new(),
                 pool: None,
                 hinges: Hinges::default(),
@@ -156,6 +160,7 @@ pub async fn rehearse(
         status,
         reason: run.reason().map(portcullis_plugin::ReasonCode::as_str),
         checks: run.exchange_mut().driver_take_checks(),
+        shadow: run.exchange().shadowed().to_vec(),
         upstream_headers,
         pool,
         hinges,

@@ -185,7 +185,12 @@ impl Builder {
         inner.compiler.settle();
         inner.metrics.config_started(1);
         let listeners = inner.listeners();
-        snapshot.audit.event(&Event::Started(Configuration { generation: 1, sha256: &snapshot.sha256, listeners: &listeners }));
+        snapshot.audit.event(&Event::Started(Configuration {
+            generation: 1,
+            sha256: &snapshot.sha256,
+            listeners: &listeners,
+            files_changed: &[],
+        }));
         inner.readiness.serving();
         let watcher = self.watch.then(|| Watcher::start(Arc::downgrade(&inner), stopping));
         Ok(Handle { inner, _watcher: watcher.flatten() })
@@ -406,20 +411,21 @@ impl Inner {
         let bound = self.bind_missing(&snapshot)?;
         self.open_admin(&snapshot).await?;
         snapshot.start();
+        let files_changed = snapshot.contents.changed_since(&self.current.snapshot().contents);
         self.current.0.store(Arc::clone(&snapshot));
         self.assertion.store(snapshot.assertion.clone());
         self.open(&snapshot, bound);
         self.compiler.settle();
-        self.account(&snapshot);
+        self.account(&snapshot, &files_changed);
         Ok(())
     }
 
     /// Records that `snapshot` has taken effect: in the audit log that it replaces too, if it names another.
-    fn account(&self, snapshot: &Snapshot) {
+    fn account(&self, snapshot: &Snapshot, files_changed: &[PathBuf]) {
         let before = self.compiler.audit.swap(Arc::new(snapshot.audit.clone()));
         let listeners = self.listeners();
         let (generation, sha256) = (snapshot.generation, &*snapshot.sha256);
-        let event = Event::Reloaded(Configuration { generation, sha256, listeners: &listeners });
+        let event = Event::Reloaded(Configuration { generation, sha256, listeners: &listeners, files_changed });
         if before.path() != snapshot.audit.path() {
             before.event(&event);
             before.event(&Event::Moved { to: snapshot.audit.path() });

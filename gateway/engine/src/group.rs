@@ -63,6 +63,8 @@ impl Combination {
 /// A filter in a group.
 pub struct Member {
     pub name: &'static str,
+    /// Where it stands, from the outermost group on: `any_of/1`, `any_of/0/all_of/1`. Its checks say so.
+    pub place: Arc<str>,
     pub filter: Arc<dyn Filter>,
     pub metrics: Arc<FilterMetrics>,
 }
@@ -78,16 +80,20 @@ impl Member {
         }
     }
 
+    fn enter(&self, exchange: &mut Exchange) {
+        exchange.driver_enter_member(self.name, Some(&self.place));
+    }
+
     /// What `check` and findings call it.
     fn summary(&self) -> String {
         self.filter.needs().summary.unwrap_or_else(|| self.name.to_owned())
     }
 }
 
-/// The filter that stands for the group.
-pub fn group(combination: Combination, members: Vec<Member>) -> Arc<dyn Filter> {
+/// The filter that stands for the group. `place`: where that stands in another.
+pub fn group(combination: Combination, place: Option<Arc<str>>, members: Vec<Member>) -> Arc<dyn Filter> {
     match combination {
-        Combination::AnyOf => Arc::new(AnyOf(Arc::new(Alternatives { members }))),
+        Combination::AnyOf => Arc::new(AnyOf(Arc::new(Alternatives { members, place }))),
         Combination::AllOf => Arc::new(AllOf(members.into())),
     }
 }
@@ -129,6 +135,9 @@ impl Filter for AllOf {
         let first = needs.iter().position(|needs| needs.authenticates).unwrap_or(needs.len());
         Needs {
             authenticates: needs.iter().any(|needs| needs.authenticates),
+            may_authenticate: needs.iter().any(|needs| needs.may_authenticate),
+            requires_principal: needs.iter().take(first).any(|needs| needs.requires_principal),
+            requires_certificate: needs.iter().any(|needs| needs.requires_certificate),
             // What comes after the member that finds it out reads it from there.
             reads_identity: needs.iter().take(first).any(|needs| needs.reads_identity),
             owned_headers: owned_headers(&self.0),
@@ -141,7 +150,7 @@ impl Filter for AllOf {
 
 fn all_from(members: &Arc<[Member]>, start: usize, request: &mut RequestHead, exchange: &mut Exchange) -> Verdict {
     for (at, member) in members.iter().enumerate().skip(start) {
-        exchange.driver_enter(member.name);
+        member.enter(exchange);
         let verdict = member.filter.request(request, exchange);
         if let Some(ended) = all_settle(members, at, verdict) {
             return ended;
@@ -162,7 +171,7 @@ fn all_settle(members: &Arc<[Member]>, at: usize, verdict: Verdict) -> Option<Ve
                 let resume = future.await;
                 let resumed: Resume = Box::new(move |request, exchange| {
                     if let Some(member) = members.get(at) {
-                        exchange.driver_enter(member.name);
+                        member.enter(exchange);
                     }
                     let verdict = resume(request, exchange);
                     all_settle(&members, at, verdict).unwrap_or_else(|| all_from(&members, at + 1, request, exchange))
@@ -178,6 +187,7 @@ struct AnyOf(Arc<Alternatives>);
 
 struct Alternatives {
     members: Vec<Member>,
+    place: Option<Arc<str>>,
 }
 
 impl Filter for AnyOf {
@@ -212,6 +222,9 @@ impl Filter for AnyOf {
         let needs: Vec<Needs> = self.0.members.iter().map(|member| member.filter.needs()).collect();
         Needs {
             authenticates: needs.iter().all(|needs| needs.authenticates),
+            may_authenticate: needs.iter().any(|needs| needs.may_authenticate),
+            requires_principal: needs.iter().all(|needs| needs.requires_principal),
+            requires_certificate: needs.iter().all(|needs| needs.requires_certificate),
             reads_identity: needs.iter().any(|needs| needs.reads_identity),
             owned_headers: owned_headers(&self.0.members),
             combines: true,
@@ -272,7 +285,7 @@ impl Alternatives {
         while let Some(at) = search.next(self.members.len()) {
             let Some(member) = self.members.get(at) else { break };
             let before = Before { request: request.clone(), mark: exchange.driver_mark() };
-            exchange.driver_enter(member.name);
+            member.enter(exchange);
             let verdict = member.filter.request(request, exchange);
             match self.settle(at, verdict, before, search, request, exchange) {
                 Ok(ended) => return ended,
@@ -311,7 +324,7 @@ impl Alternatives {
                     let resume = future.await;
                     let resumed: Resume = Box::new(move |request, exchange| {
                         if let Some(member) = this.members.get(at) {
-                            exchange.driver_enter(member.name);
+                            member.enter(exchange);
                         }
                         let verdict = resume(request, exchange);
                         this.settle(at, verdict, before, search, request, exchange)
@@ -332,7 +345,7 @@ impl Alternatives {
                 return Verdict::Fault(error);
             }
         }
-        exchange.driver_enter(Combination::AnyOf.name());
+        exchange.driver_enter_member(Combination::AnyOf.name(), self.place.as_ref());
         exchange.check("alternatives", reason::AUTHORIZE_DENIED, true, || {
             Finding::new(summary("any of", &self.members), self.members.get(passed).map(Member::summary).unwrap_or_default())
         });
@@ -345,7 +358,7 @@ impl Alternatives {
             return Verdict::deny(reason::AUTHORIZE_DENIED);
         };
         let (_, mut denial) = search.refusals.remove(index);
-        exchange.driver_enter(Combination::AnyOf.name());
+        exchange.driver_enter_member(Combination::AnyOf.name(), self.place.as_ref());
         exchange.check("alternatives", denial.reason(), false, || {
             let others = search.refusals.iter().map(|(_, other)| other.reason());
             let all: Vec<&str> = std::iter::once(denial.reason()).chain(others).map(ReasonCode::as_str).collect();

@@ -62,7 +62,7 @@ impl Filter for Reads {
 }
 
 fn member(name: &'static str, filter: Arc<dyn Filter>) -> Member {
-    Member { name, filter, metrics: Metrics::new().filter("r", name, Mode::Enforce) }
+    Member { name, place: format!("at/{name}").into(), filter, metrics: Metrics::new().filter("r", name, Mode::Enforce) }
 }
 
 fn reads(name: &'static str) -> Member {
@@ -74,11 +74,11 @@ fn waits(name: &'static str) -> Member {
 }
 
 fn any(members: Vec<Member>) -> Member {
-    member("any_of", group(Combination::AnyOf, members))
+    member("any_of", group(Combination::AnyOf, None, members))
 }
 
 fn all(members: Vec<Member>) -> Member {
-    member("all_of", group(Combination::AllOf, members))
+    member("all_of", group(Combination::AllOf, None, members))
 }
 
 struct Outcome {
@@ -220,4 +220,13 @@ fn a_group_sums_up_its_members() {
     let needs = group.filter.needs();
     assert_eq!(needs.summary.as_deref(), Some("any of (all of (a, b), c)"));
     assert!(needs.authenticates && needs.combines);
+}
+
+#[tokio::test]
+async fn checks_say_which_member_made_them_also_when_it_waits_and_of_the_group_which_group() {
+    for make in [reads as fn(&'static str) -> Member, waits] {
+        let outcome = run(any(vec![all(vec![make("a"), make("b")]), make("c")]), &[("x-a", "good"), ("x-b", "bad")]).await;
+        let names: Vec<_> = outcome.exchange.checks().iter().map(portcullis_plugin::Check::name).collect();
+        assert_eq!(names, ["at/b/b credential", "at/c/c credential", "any_of alternatives"]);
+    }
 }

@@ -94,7 +94,7 @@ pub fn refuse(snapshot: &Snapshot, plan: &ListenerPlan, connection: &Connection,
 
 /// The refusal as the one check that failed.
 pub fn check(refusal: Refusal) -> Check {
-    Check { filter: CHECKED_BY, check: "request", ok: false, reason: refusal.reason, finding: refusal.finding }
+    Check::failed(CHECKED_BY, "request", refusal.reason, refusal.finding)
 }
 
 #[cfg(test)]

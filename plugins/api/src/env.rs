@@ -5,7 +5,8 @@ use parking_lot::Mutex;
 use prometheus::core::Collector;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
 use std::any::{Any, TypeId};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
@@ -18,6 +19,20 @@ const METRIC: &str = "metric/";
 pub struct Kept {
     values: Mutex<HashMap<(String, TypeId), (Shared, bool)>>,
     ending: Mutex<Vec<Weak<dyn AtEnd>>>,
+    /// For the contents of files: nobody outside can make two that look alike.
+    digests: RandomState,
+}
+
+/// What the files were that were read, to tell what a reload changed. Says nothing of them to anybody else.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Contents(BTreeMap<PathBuf, u64>);
+
+impl Contents {
+    /// The files that were read before too, and were others.
+    pub fn changed_since(&self, before: &Self) -> Vec<PathBuf> {
+        let changed = self.0.iter().filter(|(path, digest)| before.0.get(*path).is_some_and(|known| known != *digest));
+        changed.map(|(path, _)| path.clone()).collect()
+    }
 }
 
 /// State that has something to do before the gateway ends, such as to write what it has counted.
@@ -53,12 +68,21 @@ pub struct Env {
     kept: Arc<Kept>,
     services: Vec<(TypeId, Shared)>,
     files: Arc<Mutex<Vec<PathBuf>>>,
+    contents: Arc<Mutex<Contents>>,
 }
 
 impl Env {
     /// `base` is the folder that relative paths start from.
     pub fn new(base: impl Into<PathBuf>, registry: Registry, kept: Arc<Kept>) -> Self {
-        Self { base: base.into(), scope: String::new(), registry, kept, services: Vec::new(), files: Arc::default() }
+        Self {
+            base: base.into(),
+            scope: String::new(),
+            registry,
+            kept,
+            services: Vec::new(),
+            files: Arc::default(),
+            contents: Arc::default(),
+        }
     }
 
     /// Offers a service to filters; one per type.
@@ -78,6 +102,7 @@ impl Env {
             kept: Arc::clone(&self.kept),
             services: self.services.clone(),
             files: Arc::clone(&self.files),
+            contents: Arc::clone(&self.contents),
         }
     }
 
@@ -106,10 +131,17 @@ impl Env {
     pub fn read(&self, path: impl AsRef<Path>) -> Result<Vec<u8>, ConfigError> {
         let full = self.resolve(&path);
         self.files.lock().push(full.clone());
-        std::fs::read(&full).map_err(|error| {
+        let bytes = std::fs::read(&full).map_err(|error| {
             ConfigError::new(format!("cannot read {}: {error}", full.display()))
                 .help("relative paths start from the folder of the configuration file")
-        })
+        })?;
+        self.contents.lock().0.insert(full, self.kept.digests.hash_one(&bytes));
+        Ok(bytes)
+    }
+
+    /// What the files read so far were. Comparable with those of any other configuration of the same [`Kept`].
+    pub fn contents(&self) -> Contents {
+        self.contents.lock().clone()
     }
 
     /// The files read so far.
@@ -201,6 +233,24 @@ mod tests {
         kept.begin();
         kept.sweep();
         assert_eq!(*env(&kept, &registry).scoped("route a").keep("buckets", || 4_u32), 4);
+    }
+
+    #[test]
+    fn the_files_whose_content_a_reload_changed_are_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let (kept, registry) = (Arc::new(Kept::default()), Registry::new());
+        let read = |names: &[&str]| {
+            let env = Env::new(folder.path(), registry.clone(), Arc::clone(&kept));
+            names.iter().for_each(|name| drop(env.scoped("route a").read(name).unwrap()));
+            env.contents()
+        };
+        std::fs::write(folder.path().join("a"), "1").unwrap();
+        std::fs::write(folder.path().join("b"), "1").unwrap();
+        let before = read(&["a", "b"]);
+        assert_eq!(read(&["a", "b"]).changed_since(&before), Vec::<PathBuf>::new());
+        std::fs::write(folder.path().join("b"), "2").unwrap();
+        std::fs::write(folder.path().join("c"), "2").unwrap();
+        assert_eq!(read(&["a", "b", "c"]).changed_since(&before), [folder.path().join("b")]);
     }
 
     #[test]

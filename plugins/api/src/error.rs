@@ -30,13 +30,23 @@ pub struct ConfigError {
     message: String,
     help: Option<String>,
     path: Vec<Segment>,
+    within: Option<Within>,
     follows: Option<&'static str>,
+}
+
+/// A place within the text that a path leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Within {
+    /// In bytes of the text as it was read.
+    pub offset: usize,
+    /// For where the file has the text otherwise, such as with escapes: `at line 2, column 8 of the expression`.
+    pub words: String,
 }
 
 impl ConfigError {
     /// `message` says what is wrong, without a full stop and without secrets.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), help: None, path: Vec::new(), follows: None }
+        Self { message: message.into(), help: None, path: Vec::new(), within: None, follows: None }
     }
 
     /// What to do about it.
@@ -50,6 +60,13 @@ impl ConfigError {
     #[must_use]
     pub fn at(mut self, segment: impl Into<Segment>) -> Self {
         self.path.insert(0, segment.into());
+        self
+    }
+
+    /// Says where within the text that the path leads to. `words` say the same where nobody can find it in the file.
+    #[must_use]
+    pub fn within(mut self, offset: usize, words: impl Into<String>) -> Self {
+        self.within = Some(Within { offset, words: words.into() });
         self
     }
 
@@ -70,6 +87,10 @@ impl ConfigError {
             (Some(key), Some(Segment::Key(at))) => key == at,
             _ => false,
         }
+    }
+
+    pub fn place(&self) -> Option<&Within> {
+        self.within.as_ref()
     }
 
     pub fn message(&self) -> &str {
@@ -107,6 +128,9 @@ impl fmt::Display for ConfigError {
             write!(f, "{}: ", self.dotted_path())?;
         }
         f.write_str(&self.message)?;
+        if let Some(within) = &self.within {
+            write!(f, ", {}", within.words)?;
+        }
         if let Some(help) = &self.help {
             write!(f, " ({help})")?;
         }

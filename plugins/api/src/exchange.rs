@@ -42,8 +42,29 @@ pub struct Check {
     pub ok: bool,
     /// The reason it would refuse for.
     pub reason: ReasonCode,
+    /// Where the filter stands in a group: `any_of/1` is the group's second member, as paths of a configuration count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<Box<str>>,
+    /// The filter is in shadow mode: whatever the check came to, it refused nothing.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub shadow: bool,
     #[serde(flatten)]
     pub finding: Finding,
+}
+
+impl Check {
+    /// One that failed, of a filter that stands in no group.
+    pub fn failed(filter: &'static str, check: &'static str, reason: ReasonCode, finding: Finding) -> Self {
+        Self { filter, check, ok: false, reason, group: None, shadow: false, finding }
+    }
+
+    /// `oidc expiry`; of a member of a group `any_of/1/oidc expiry`.
+    pub fn name(&self) -> String {
+        match &self.group {
+            Some(group) => format!("{group}/{} {}", self.filter, self.check),
+            None => format!("{} {}", self.filter, self.check),
+        }
+    }
 }
 
 /// What a filter in shadow mode would have done, where that is not to let the request pass.
@@ -68,6 +89,8 @@ pub struct Exchange {
     principal: Option<Arc<Principal>>,
     explaining: bool,
     filter: &'static str,
+    group: Option<Arc<str>>,
+    shadow: bool,
     checks: Vec<Check>,
     shadowed: Vec<Shadowed>,
     extensions: Vec<(TypeId, Box<dyn Any + Send + Sync>)>,
@@ -96,6 +119,8 @@ impl Exchange {
             principal: None,
             explaining: false,
             filter: "",
+            group: None,
+            shadow: false,
             checks: Vec::new(),
             shadowed: Vec::new(),
             extensions: Vec::new(),
@@ -152,7 +177,8 @@ impl Exchange {
     /// Records a check and gives `ok` back. `finding` is called only if somebody will read it.
     pub fn check(&mut self, check: &'static str, reason: ReasonCode, ok: bool, finding: impl FnOnce() -> Finding) -> bool {
         if !ok || self.explaining {
-            self.checks.push(Check { filter: self.filter, check, ok, reason, finding: finding() });
+            let (filter, group, shadow) = (self.filter, self.group.as_deref().map(Box::from), self.shadow);
+            self.checks.push(Check { filter, check, ok, reason, group, shadow, finding: finding() });
         }
         ok
     }
@@ -197,9 +223,22 @@ impl Exchange {
         self.explaining = true;
     }
 
-    /// Names the filter whose checks follow.
+    /// Names the filter whose checks follow. It counts, and stands in no group.
     pub fn driver_enter(&mut self, filter: &'static str) {
         self.filter = filter;
+        self.group = None;
+        self.shadow = false;
+    }
+
+    /// The checks that follow are of a filter in shadow mode, until another is entered.
+    pub fn driver_shadowing(&mut self) {
+        self.shadow = true;
+    }
+
+    /// Names the member of a group whose checks follow, and where it stands: see [`Check::group`]. The mode is the group's.
+    pub fn driver_enter_member(&mut self, filter: &'static str, group: Option<&Arc<str>>) {
+        self.filter = filter;
+        self.group = group.cloned();
     }
 
     /// For shadow mode: what a filter did to the principal is undone.

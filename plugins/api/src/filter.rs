@@ -80,6 +80,18 @@ pub struct Needs {
     /// The filter authenticates the caller: `check` shows it, and warns if a filter that needs a principal comes
     /// before it.
     pub authenticates: bool,
+    /// The filter sets a principal where a request has a credential, and may let others pass. Whoever
+    /// [authenticates](Self::authenticates) need not say so.
+    pub may_authenticate: bool,
+    /// With the settings it has, the filter refuses every request that has no principal by then: `check` warns if nothing
+    /// before it finds one out.
+    pub requires_principal: bool,
+    /// With the settings it has, the filter refuses every request without a client certificate: `check` warns if no listener
+    /// of its route asks for one.
+    pub requires_certificate: bool,
+    /// What the filter does to refusals of others is done only to those of filters after it: `check` warns if one comes
+    /// before.
+    pub comes_first: bool,
     /// The filter reads the principal or the client certificate.
     pub reads_identity: bool,
     /// The filter answers CORS preflights: its route then also takes those that ask for one of the route's methods, though

@@ -101,7 +101,7 @@ fn tenant(id: &str, at: usize) -> Result<Box<str>, ConfigError> {
 }
 
 /// In the one spelling that Entra uses.
-fn is_guid(text: &str) -> bool {
+pub(crate) fn is_guid(text: &str) -> bool {
     text.len() == 36
         && text.bytes().enumerate().all(|(at, byte)| match at {
             8 | 13 | 18 | 23 => byte == b'-',

@@ -206,6 +206,7 @@ impl Filter for ApiKey {
         parts.extend(self.optional.then(|| "optional".to_owned()));
         Needs {
             authenticates: !self.optional,
+            may_authenticate: true,
             combines: !self.optional,
             summary: Some(format!("api_key({})", parts.join("; "))),
             ..Needs::default()

@@ -34,8 +34,8 @@
 //! about the principal and the request has none (a filter with `optional: true` let it pass): credentials would help.
 
 use crate::bearer::{Challenge, TokenScheme};
-use crate::expression::Expression;
-use crate::text::{first_few, given};
+use crate::expression::{Expression, shortened};
+use crate::text::{few, first_few, given};
 use portcullis_plugin::units::OneOrMany;
 use portcullis_plugin::{
     Build, ConfigError, Denial, Env, Exchange, Filter, Finding, Method, Needs, Principal, RequestHead, Verdict, reason,
@@ -43,9 +43,6 @@ use portcullis_plugin::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::sync::Arc;
-
-/// How much of an expression a finding repeats.
-const SHOWN: usize = 200;
 
 /// Who may pass. At least one of the keys is needed; with both, both must hold.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -193,8 +190,8 @@ impl Filter for Authorize {
         if let Some(rules) = &self.allow {
             let ok = rules.iter().any(|rule| rule.holds(request, principal));
             allowed &= exchange.check("allow", reason::AUTHORIZE_DENIED, ok, || {
-                let expected = first_few(rules.iter().map(Rule::describe), rules.len());
-                let finding = Finding::new(format!("one of: {expected}"), observed(request.method(), principal));
+                let one_of = if rules.len() > 1 { "one of: " } else { "" };
+                let finding = Finding::new(format!("{one_of}{}", alternatives(rules)), observed(request.method(), principal));
                 let by_group = !ok && rules.iter().any(|rule| !rule.groups.is_empty());
                 match principal {
                     Some(principal) if by_group && portcullis_identity::groups_unknown(principal) => {
@@ -205,9 +202,10 @@ impl Filter for Authorize {
             });
         }
         if let Some(expression) = &self.expression {
-            let result = expression.holds(request, exchange);
-            allowed &= exchange.check("expression", reason::AUTHORIZE_DENIED, result.is_ok(), || {
-                let observed = result.err().unwrap_or_else(|| "true".to_owned());
+            let ok = expression.holds(request, exchange).is_ok();
+            let observed = if ok { None } else { Some(expression.refusal(request, exchange)) };
+            allowed &= exchange.check("expression", reason::AUTHORIZE_DENIED, ok, || {
+                let observed = observed.unwrap_or_else(|| "true".to_owned());
                 let finding = Finding::new(format!("`{}` is true", shortened(expression.source())), observed);
                 match principal {
                     None if expression.reads_principal() => finding.hint("the request has no principal"),
@@ -221,16 +219,19 @@ impl Filter for Authorize {
     fn needs(&self) -> Needs {
         let mut parts = Vec::new();
         if let Some(rules) = &self.allow {
-            parts.push(first_few(rules.iter().map(Rule::describe), rules.len()));
+            parts.push(alternatives(rules));
         }
         if let Some(expression) = &self.expression {
             parts.push(format!("cel: {}", shortened(expression.source())));
         }
         let reads_certificate = self.expression.as_ref().is_some_and(Expression::reads_certificate);
+        // Of an expression nobody can tell: `principal == null` may be what it asks.
+        let requires_principal = self.allow.as_ref().is_some_and(|rules| rules.iter().all(Rule::asks_who));
         Needs {
+            requires_principal,
             reads_identity: self.asks_who() || reads_certificate,
             combines: true,
-            summary: Some(format!("authorize({})", parts.join("; "))),
+            summary: Some(format!("authorize({})", parts.join("; and "))),
             ..Needs::default()
         }
     }
@@ -302,42 +303,41 @@ impl Rule {
         }
     }
 
-    /// `role a or b and scope c (GET)`
+    /// `(role a or b) and scope c and method GET`
     fn describe(&self) -> String {
-        let mut parts = Vec::new();
-        if !self.roles.is_empty() {
-            parts.push(format!("role {}", self.roles.join(" or ")));
-        }
-        if !self.groups.is_empty() {
-            parts.push(format!("group {}", self.groups.join(" or ")));
-        }
-        if !self.scopes.is_empty() {
-            parts.push(format!("scope {}", self.scopes.join(" and ")));
-        }
-        if !self.methods.is_empty() {
-            let methods: Vec<&str> = self.methods.iter().map(Method::as_str).collect();
-            parts.push(format!("method {}", methods.join(" or ")));
-        }
-        if !self.paths.is_empty() {
-            let paths: Vec<String> = self.paths.iter().map(|path| format!("{path}/*")).collect();
-            parts.push(format!("path {}", paths.join(" or ")));
-        }
-        parts.join(", ")
+        let one_of =
+            |what: &str, names: &[&str]| (!names.is_empty()).then(|| (format!("{what} {}", names.join(" or ")), names.len() > 1));
+        let paths: Vec<String> = self.paths.iter().map(|path| format!("{path}/*")).collect();
+        let conditions: Vec<(String, bool)> = [
+            one_of("role", &texts(&self.roles)),
+            one_of("group", &texts(&self.groups)),
+            (!self.scopes.is_empty()).then(|| (format!("scope {}", self.scopes.join(" and ")), false)),
+            one_of("method", &self.methods.iter().map(Method::as_str).collect::<Vec<_>>()),
+            one_of("path", &texts(&paths)),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        let alone = conditions.len() == 1;
+        let bracketed = |(text, several)| if several && !alone { format!("({text})") } else { text };
+        conditions.into_iter().map(bracketed).collect::<Vec<_>>().join(" and ")
     }
+}
+
+fn texts(names: &[String]) -> Vec<&str> {
+    names.iter().map(String::as_str).collect()
+}
+
+/// What one entry asks for is joined by `and`, so it takes more than a comma to tell it from the next.
+fn alternatives(rules: &[Rule]) -> String {
+    few(rules.iter().map(Rule::describe), rules.len(), "; or ")
 }
 
 fn observed(method: &Method, principal: Option<&Principal>) -> String {
     let Some(principal) = principal else { return format!("{method} by nobody known") };
-    let few = |items: &[Arc<str>]| first_few(items, items.len());
-    format!("{method} with roles {}; groups {}; scopes {}", few(&principal.roles), few(&principal.groups), few(&principal.scopes))
-}
-
-fn shortened(source: &str) -> String {
-    let line = source.split_whitespace().collect::<Vec<_>>().join(" ");
-    match line.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{}…", line.get(..end).unwrap_or_default()),
-        None => line,
-    }
+    let names = |items: &[Arc<str>]| first_few(items, items.len());
+    let [roles, groups, scopes] = [&principal.roles, &principal.groups, &principal.scopes].map(|items| names(items));
+    format!("{method} with roles {roles}; groups {groups}; scopes {scopes}")
 }
 
 #[cfg(test)]

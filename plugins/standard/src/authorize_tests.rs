@@ -157,7 +157,7 @@ fn a_rule_that_says_who_may_not_pass_is_not_met_by_nobody() {
 }
 
 #[test]
-fn a_finding_holds_no_value_of_the_request() {
+fn a_finding_holds_nothing_that_a_client_wrote() {
     for source in [
         "principal.claims.tenant > 5",
         "principal.claims[request.headers['x-name']] == 'a'",
@@ -168,8 +168,71 @@ fn a_finding_holds_no_value_of_the_request() {
         let mut call = call("/?n=77").header("x-name", "s3cret-value");
         call.denied(&expression(source));
         let shown = format!("{:?}", call.exchange.checks());
-        assert!(!shown.contains("s3cret-value") && !shown.contains("acme") && !shown.contains("77"), "{shown}");
+        assert!(!shown.contains("s3cret-value") && !shown.contains("77"), "{shown}");
     }
+    let mut call = call("/p4th?n=77&n=78").header("x-name", "s3cret-value");
+    call.denied(&expression("request.query.n == '1' && request.headers['x-name'] == '2' && request.path == '/'"));
+    let observed = &last(&call).finding.observed;
+    assert!(!observed.contains("s3cret-value") && !observed.contains("7") && !observed.contains("p4th"), "{observed}");
+}
+
+#[test]
+fn a_refusal_by_an_expression_names_the_part_that_failed_and_what_it_read() {
+    let observed = |source: &str, mut call: Call| {
+        call.denied(&expression(source));
+        last(&call).finding.observed.clone()
+    };
+    let both = "principal.claims.tenant == 'acme' && request.method == 'POST'";
+    assert_eq!(observed(both, call("/")), "`request.method == 'POST'` is false; request.method = \"GET\"");
+    let mut many = alice();
+    many.claims = Arc::new(json!({ "tenant": ["acme", "other"] }).as_object().unwrap().clone());
+    assert_eq!(
+        observed(both, Call::get("/").principal(many.clone())),
+        "`principal.claims.tenant == 'acme'` is false; `request.method == 'POST'` is false; \
+         principal.claims.tenant = [\"acme\",\"other\"], request.method = \"GET\""
+    );
+    // Where an `||` stands above, no part decides alone.
+    for whole in ["principal.sub == 'x' || principal.sub == 'y' && route == 'a'", "(principal.sub == 'x' && true) || false"] {
+        let told = observed(whole, call("/"));
+        assert!(told.starts_with("false; ") && told.contains("principal.sub = \"alice\""), "{told}");
+    }
+    // A comment or a raw text hides an `&&` from whoever does not parse; then nothing is taken apart.
+    assert_eq!(observed("principal.sub == r'\\' && 'x && y' == principal.sub", call("/")), "false; principal.sub = \"alice\"");
+    assert_eq!(
+        observed("request.query.tenant == principal.claims.tenant && has(request.headers.x)", call("/?tenant=s3cret")),
+        "`request.query.tenant == principal.claims.tenant` is false; `has(request.headers.x)` is false; \
+         request.query.tenant is there, principal.claims.tenant = \"acme\", request.headers.x is absent"
+    );
+    assert_eq!(observed("principal.sub == 'alice'", Call::get("/")), "an error: what is null has no members; principal = null");
+    assert_eq!(
+        observed("connection.cert.subject == 'x'", call("/")),
+        "an error: what is null has no members; connection.cert = null"
+    );
+}
+
+#[test]
+fn a_refusal_by_an_expression_has_an_end() {
+    let mut rich = alice();
+    let claims: serde_json::Map<_, _> = (0..20).map(|n| (format!("c{n:02}"), "x".repeat(10_000).into())).collect();
+    rich.claims = Arc::new(claims);
+    let source = (0..20).map(|n| format!("principal.claims.c{n:02} == 'a'")).collect::<Vec<_>>().join(" || ");
+    let mut call = Call::get("/").principal(rich);
+    call.denied(&expression(&source));
+    let observed = &last(&call).finding.observed;
+    assert!(observed.len() < 2000 && observed.ends_with(" and 12 more"), "{observed}");
+}
+
+#[test]
+fn conditions_of_one_entry_and_alternatives_are_told_apart() {
+    let yaml = "{ allow: [{ roles: [admin] }, { scopes: ['orders:read'], methods: [GET, HEAD], paths: [/ro] }] }";
+    let filter = build::<Authorize>(yaml);
+    let told = "role admin; or scope orders:read and (method GET or HEAD) and path /ro/*";
+    assert_eq!(filter.needs().summary.unwrap(), format!("authorize({told})"));
+    let mut call = Call::get("/").principal(alice());
+    call.denied(&filter);
+    assert_eq!(last(&call).finding.expected, format!("one of: {told}"));
+    call.denied(&build::<Authorize>("{ allow: [{ groups: [a, b] }] }"));
+    assert_eq!(last(&call).finding.expected, "group a or b");
 }
 
 #[test]
@@ -229,7 +292,7 @@ fn mistakes_are_found_when_the_configuration_is_loaded() {
         ("", "the expression is empty"),
         ("request.path ==", "cannot be read"),
         ("request.path == '/a' &&\n  request.metod == 'GET'", "`request` has no member `metod`, at line 2, column"),
-        ("request.metod == 'GET'", "at line 1, column 8 of the expression (did you mean `method`?)"),
+        ("request.metod == 'GET'", "at line 1, column 9 of the expression (did you mean `method`?)"),
         ("reqest.path == '/'", "unknown variable `reqest`, at line 1, column 1 of the expression (did you mean `request`?)"),
         ("true || undefined // so be it", "unknown variable `undefined`, at line 1, column 9 of"),
         ("request.path == '/' && principal.roles.exists(r, r == 5)", "a text never equals a whole number, at line 1, column 52"),
@@ -279,7 +342,7 @@ fn mistakes_are_found_when_the_configuration_is_loaded() {
         }
     }
     let error = refused("'é' == request.path && request.metod == 'x'");
-    assert!(error.contains("at line 1, column 31"), "a column counts characters: {error}");
+    assert!(error.contains("at line 1, column 32"), "a column counts characters: {error}");
 }
 
 #[test]
@@ -355,7 +418,7 @@ fn a_refusal_by_the_table_says_what_would_have_done() {
     let mut call = call("/");
     call.denied(&build::<Authorize>("{ allow: [{ roles: [admin, chief] }, { scopes: ['orders:write'], methods: [PUT] }] }"));
     let finding = &last(&call).finding;
-    assert_eq!(finding.expected, "one of: role admin or chief, scope orders:write, method PUT");
+    assert_eq!(finding.expected, "one of: role admin or chief; or scope orders:write and method PUT");
     assert_eq!(finding.observed, "GET with roles user; groups eu; scopes orders:read, openid");
 }
 
@@ -507,7 +570,7 @@ fn a_path_is_itself_and_what_is_below_it() {
     let mut call = Call::get("/secret").principal(alice());
     assert_eq!(call.denied(&filter).status_code(), 403);
     let finding = &call.exchange.checks()[0].finding;
-    assert_eq!(finding.expected, "one of: method GET, path /orders/* or /health/*, role admin, path /*");
+    assert_eq!(finding.expected, "one of: method GET and (path /orders/* or /health/*); or role admin and path /*");
     assert!(finding.observed.starts_with("GET with roles user"), "{}", finding.observed);
     for path in ["orders", "/a//b", "/a?b", "/a/*", "/a/../b", "'/a b'", "''"] {
         assert!(error::<Authorize>(&format!("{{ allow: [{{ paths: {path} }}] }}")).starts_with("allow[0].paths[0]: "), "{path}");

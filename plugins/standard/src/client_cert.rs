@@ -302,6 +302,8 @@ impl Filter for ClientCert {
         let summary = if parts.is_empty() { "cert".to_owned() } else { format!("cert({})", parts.join(", ")) };
         Needs {
             authenticates: self.require,
+            may_authenticate: true,
+            requires_certificate: self.require,
             combines: self.require,
             reads_identity: true,
             summary: Some(summary),

@@ -134,13 +134,19 @@ impl Filter for ClientCertHeader {
         Needs {
             owned_headers: CertificateHeader::ALL.map(str::to_owned).to_vec(),
             reads_identity: true,
-            summary: self.require.then(|| "cert handed on".to_owned()),
+            requires_certificate: self.require,
+            summary: Some(if self.require { "cert handed on" } else { "cert handed on; optional" }.to_owned()),
             ..Needs::default()
         }
     }
 }
 
 impl ClientCertHeader {
+    /// Whether it can refuse for want of a certificate, or of one that it can write.
+    pub fn asks_for_identity(&self) -> bool {
+        self.require || self.format == Format::Xfcc
+    }
+
     fn hand_on(&self, facts: &CertificateFacts, request: &mut RequestHead) -> Result<(), HeaderError> {
         let headers = request.headers_mut();
         if self.format == Format::Xfcc {

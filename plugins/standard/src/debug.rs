@@ -118,15 +118,13 @@ impl Build for Debug {
                     .at("allow"));
             }
             Readers::Networks(networks) => {
-                if let Some(all) = networks.iter().find(|network| network.get().prefix_len() == 0) {
-                    return Err(ConfigError::new(format!(
-                        "`{}` is everybody: any attacker would see which check to work on",
-                        all.get()
-                    ))
-                    .help("name the networks of those who develop")
-                    .at("allow"));
+                let set = NetworkSet::new(&networks);
+                if set.is_everybody() {
+                    return Err(ConfigError::new(format!("`{set}` is everybody: any attacker would see which check to work on"))
+                        .help("name the networks of those who develop")
+                        .at("allow"));
                 }
-                Compiled::Networks(NetworkSet::new(&networks))
+                Compiled::Networks(set)
             }
             Readers::Expression(source) => {
                 let expression = Expression::compile(&source).map_err(|error| error.at("allow"))?;
@@ -165,7 +163,7 @@ impl Filter for Debug {
             Compiled::Networks(networks) => format!("{networks}"),
             Compiled::Expression(expression, _) => expression.source().to_owned(),
         };
-        Needs { summary: Some(format!("debug(shown to {readers})")), ..Needs::default() }
+        Needs { summary: Some(format!("debug(shown to {readers})")), comes_first: true, ..Needs::default() }
     }
 }
 
@@ -186,8 +184,10 @@ fn list(checks: &[Check]) -> String {
     let mut out = String::new();
     for check in checks.iter().filter(|check| !check.ok) {
         let separator = if out.is_empty() { "" } else { ", " };
-        let name = format!("{} {}", check.filter, check.check);
-        let mut item = format!("{separator}{};reason={}", string(&name), string(check.reason.as_str()));
+        let mut item = format!("{separator}{};reason={}", string(&check.name()), string(check.reason.as_str()));
+        if check.shadow {
+            item.push_str(";shadow");
+        }
         for (key, text) in [
             ("expected", Some(&check.finding.expected)),
             ("observed", Some(&check.finding.observed)),

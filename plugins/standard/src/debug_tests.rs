@@ -72,6 +72,10 @@ fn what_would_show_everything_to_everybody_is_refused() {
     for (yaml, part) in [
         ("{ allow: [0.0.0.0/0] }", "everybody"),
         ("{ allow: [10.0.0.0/8, '::/0'] }", "everybody"),
+        ("{ allow: [128.0.0.0/1, 0.0.0.0/1] }", "everybody"),
+        ("{ allow: [0.0.0.0/2, 64.0.0.0/2, 128.0.0.0/2, 192.0.0.0/2] }", "everybody"),
+        ("{ allow: ['::/1', '8000::/1'] }", "everybody"),
+        ("{ allow: ['2000::/3'] }", "everybody"),
         ("{ allow: [] }", "nobody"),
         ("{ allow: 10.0.0.0/8 }", "`[10.0.0.0/8]`"),
         ("{ allow: 'true' }", "who is calling"),

@@ -1,13 +1,15 @@
 //! Expressions in CEL, the Common Expression Language: compiled and checked when they are loaded, then run per request.
 //!
-//! [`expression_check`](crate::expression_check) knows the types, [`expression_facts`](crate::expression_facts) makes the
+//! [`expression_check`](crate::expression_check) judges it, [`expression_facts`](crate::expression_facts) makes the
 //! values. An error while it runs, such as a claim that is not there, is no answer: it is never true.
 
-use crate::expression_check::{self, Problem, Reads};
+use crate::expression_check::{self, Problem};
 use crate::expression_facts;
+use crate::expression_reads::Reads;
+use crate::expression_refusal::{self, Part};
+use crate::expression_syntax::{self, parse};
 use cel::common::ast::IdedExpr;
 use cel::extractors::This;
-use cel::parser::{ParseErrors, PrattParser};
 use cel::{Context, Env, ExecutionError, Value};
 use portcullis_plugin::{ConfigError, Exchange, RequestHead};
 use regex::{Regex, RegexBuilder};
@@ -16,8 +18,6 @@ use std::sync::{Arc, LazyLock};
 
 /// Bytes of an expression.
 const MAX_LENGTH: usize = 4096;
-/// Brackets within brackets, for the parser.
-const MAX_BRACKETS: u16 = 32;
 /// Bytes of a compiled pattern.
 const MAX_PATTERN: usize = 1 << 20;
 
@@ -29,9 +29,11 @@ pub(crate) struct Expression {
     root: IdedExpr,
     reads: Reads,
     patterns: Arc<HashMap<String, Regex>>,
+    /// The conditions that it joins by `&&`, if it joins any: to say which of them did not hold.
+    parts: Vec<Part>,
 }
 
-/// What came out of an expression that did not come out true. Shown in decisions: no value of the request is in it.
+/// What came out of an expression that did not come out true.
 pub(crate) type NotTrue = String;
 
 impl Expression {
@@ -43,14 +45,8 @@ impl Expression {
             return Err(ConfigError::new(format!("the expression is longer than {MAX_LENGTH} bytes"))
                 .help("split it over several filters: each of them must allow the request"));
         }
-        let root = parse(source).map_err(|errors| syntax(&errors))?;
-        let located = |problem: Problem| {
-            let error = ConfigError::new(format!("{}{}", problem.message, place(source, problem.node)));
-            match problem.help {
-                Some(help) => error.help(help),
-                None => error,
-            }
-        };
+        let root = parse(source).map_err(|errors| expression_syntax::error(source, &errors))?;
+        let located = |problem: Problem| expression_syntax::located(source, problem);
         expression_check::check_size(&root).map_err(located)?;
         let reads = expression_check::check(&root).map_err(located)?;
         let mut patterns = HashMap::new();
@@ -63,7 +59,8 @@ impl Expression {
             })?;
             patterns.insert(pattern.clone(), regex);
         }
-        Ok(Self { source: source.to_owned(), root, reads, patterns: Arc::new(patterns) })
+        let parts = parts(source, &root);
+        Ok(Self { source: source.to_owned(), root, reads, patterns: Arc::new(patterns), parts })
     }
 
     /// The expression as it was written.
@@ -92,8 +89,35 @@ impl Expression {
         self.reads.member("connection", "cert")
     }
 
-    /// Exactly true, or what it was instead.
+    /// Exactly true, or what it was instead. Nothing that a request brought is in that.
     pub(crate) fn holds(&self, request: &RequestHead, exchange: &Exchange) -> Result<(), NotTrue> {
+        self.result(&self.root, &self.context(request, exchange)?)
+    }
+
+    /// What it was instead of true, of which of its conditions, and the facts that those read. For people, after a refusal.
+    pub(crate) fn refusal(&self, request: &RequestHead, exchange: &Exchange) -> String {
+        let context = match self.context(request, exchange) {
+            Ok(context) => context,
+            Err(unclear) => return unclear,
+        };
+        let mut said = Vec::new();
+        let mut reads = Vec::new();
+        for part in &self.parts {
+            if let Err(instead) = self.result(&part.root, &context) {
+                said.push(format!("`{}` is {instead}", shortened(&part.text)));
+                reads.push(&part.reads);
+            }
+        }
+        if said.is_empty() {
+            said.extend(self.result(&self.root, &context).err());
+            reads.push(&self.reads);
+        }
+        said.push(expression_refusal::observed(reads, request, exchange));
+        said.retain(|text| !text.is_empty());
+        said.join("; ")
+    }
+
+    fn context(&self, request: &RequestHead, exchange: &Exchange) -> Result<Context<'static, 'static>, NotTrue> {
         let mut context = Context::with_env(Arc::clone(&FUNCTIONS));
         for (name, value) in expression_facts::variables(&self.reads, request, exchange)? {
             context.add_variable_from_value(name, value);
@@ -106,7 +130,11 @@ impl Expression {
             };
             context.add_function("matches", matches).map_err(|_| "`matches` cannot be called".to_owned())?;
         }
-        match Value::resolve(&self.root, &context) {
+        Ok(context)
+    }
+
+    fn result(&self, root: &IdedExpr, context: &Context<'_, '_>) -> Result<(), NotTrue> {
+        match Value::resolve(root, context) {
             Ok(Value::Bool(true)) => Ok(()),
             Ok(Value::Bool(false)) => Err("false".to_owned()),
             Ok(other) => Err(format!("{}, and not true or false", other.type_of())),
@@ -119,6 +147,13 @@ impl Expression {
         match error {
             ExecutionError::NoSuchKey(name) if self.source.contains(name.as_str()) => format!("there is no `{name}`"),
             ExecutionError::NoSuchKey(_) => "there is no such entry".to_owned(),
+            // What `.` and `[]` are called differs with how they are written; that null has nothing within it does not.
+            ExecutionError::NoSuchOverload(overload)
+                if overload.argument_types().first().is_some_and(|of| of.starts_with("null"))
+                    && overload.function().starts_with(['.', '_', '[']) =>
+            {
+                "what is null has no members".to_owned()
+            }
             ExecutionError::NoSuchOverload(overload) => {
                 let types = overload.argument_types().join(", ");
                 format!("`{}` does not take ({types})", overload.function().replace(['_', '@'], ""))
@@ -133,30 +168,29 @@ impl Expression {
     }
 }
 
-fn syntax(errors: &ParseErrors) -> ConfigError {
-    let Some(first) = errors.errors.first() else { return ConfigError::new("the expression cannot be read") };
-    let message = first.msg.lines().next().unwrap_or_default().trim_start_matches("Syntax error: ");
-    match first.pos {
-        (line, column) if line > 0 => {
-            ConfigError::new(format!("the expression cannot be read: {message}, at line {line}, column {column} of it"))
-        }
-        _ => ConfigError::new(format!("the expression cannot be read: {message}")),
+/// The conditions that are joined by `&&`. None, if where one ends cannot be told without doubt.
+fn parts(source: &str, root: &IdedExpr) -> Vec<Part> {
+    let conditions = expression_refusal::conditions(root);
+    let texts = expression_refusal::split(source);
+    if conditions < 2 || texts.len() != conditions {
+        return Vec::new();
     }
+    let part = |text: &str| {
+        let root = parse(text).ok()?;
+        expression_check::check_size(&root).ok()?;
+        let reads = expression_check::check(&root).ok()?;
+        Some(Part { text: text.trim().to_owned(), root, reads })
+    };
+    texts.into_iter().map(part).collect::<Option<_>>().unwrap_or_default()
 }
 
-/// Of the library's two parsers, the one that needs little stack for what is nested, and stops at a depth.
-fn parse(source: &str) -> Result<IdedExpr, ParseErrors> {
-    PrattParser::new().max_recursion_depth(MAX_BRACKETS).parse(source)
-}
+/// How much of an expression a finding repeats.
+const SHOWN: usize = 200;
 
-/// `, at line 1, column 9 of the expression`
-fn place(source: &str, node: u64) -> String {
-    // The parser tells where its nodes were only when it fails. The same text with one bracket too many fails after all of
-    // its nodes got the same numbers. The line break ends a comment.
-    let Err(errors) = parse(&format!("{source}\n)")) else { return String::new() };
-    let start = errors.errors.iter().find_map(|error| error.source_info.as_ref()?.offset_for(node));
-    let Some(before) = start.and_then(|(start, _)| source.get(..start as usize)) else { return String::new() };
-    let line = before.matches('\n').count() + 1;
-    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-    format!(", at line {line}, column {column} of the expression")
+pub(crate) fn shortened(source: &str) -> String {
+    let line = source.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", line.get(..end).unwrap_or_default()),
+        None => line,
+    }
 }

@@ -6,9 +6,12 @@
 //! What bounds the cost: a few hundred nodes, no loop within a loop, no list or map built by the expression but literal
 //! lists, and patterns that are literals, compiled once.
 
+use crate::expression_reads::{HIDDEN_HEADERS, Names, Reads};
+use crate::expression_types::{
+    Type, VARIABLES, common, describe, is_bool, is_number, is_scalar, is_text, member_names, misused, same,
+};
 use cel::common::ast::{CallExpr, ComprehensionExpr, Expr, IdedExpr, LiteralValue, SelectExpr, operators};
 use portcullis_plugin::error::closest;
-use std::collections::BTreeSet;
 
 /// Nodes of the whole expression.
 const MAX_NODES: usize = 600;
@@ -16,96 +19,6 @@ const MAX_NODES: usize = 600;
 const MAX_LOOP_NODES: usize = 80;
 /// Nodes above one another. The interpreter recurses.
 const MAX_DEPTH: usize = 40;
-
-/// Fields that hold credentials: an expression cannot read them, so neither can a decision's record.
-pub(crate) const HIDDEN_HEADERS: &[&str] = &["authorization", "cookie", "proxy-authorization"];
-
-/// What is known of a value before there is one. Any of them but `Any` may also be null where a member says so.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Type {
-    /// Only a request can tell: a claim, and what comes of it.
-    Any,
-    Null,
-    Bool,
-    Int,
-    Uint,
-    Double,
-    Text,
-    List(&'static Type),
-    /// Keys are texts.
-    Map(&'static Type),
-    Record(&'static Record),
-}
-
-/// A value with members known in advance.
-#[derive(Debug)]
-pub(crate) struct Record {
-    pub(crate) name: &'static str,
-    members: &'static [(&'static str, Type)],
-}
-
-const TEXTS: Type = Type::List(&Type::Text);
-
-static REQUEST: Record = Record {
-    name: "request",
-    members: &[
-        ("method", Type::Text),
-        ("scheme", Type::Text),
-        ("host", Type::Text),
-        ("path", Type::Text),
-        ("query", Type::Map(&Type::Text)),
-        ("headers", Type::Map(&Type::Text)),
-    ],
-};
-
-static PRINCIPAL: Record = Record {
-    name: "principal",
-    members: &[
-        ("method", Type::Text),
-        ("sub", Type::Text),
-        ("issuer", Type::Text),
-        ("client_id", Type::Text),
-        ("scopes", TEXTS),
-        ("roles", TEXTS),
-        ("groups", TEXTS),
-        ("claims", Type::Map(&Type::Any)),
-    ],
-};
-
-static CONNECTION: Record = Record {
-    name: "connection",
-    members: &[
-        ("client_ip", Type::Text),
-        ("listener", Type::Text),
-        ("tls", Type::Record(&TLS)),
-        ("cert", Type::Record(&CERTIFICATE)),
-    ],
-};
-
-static TLS: Record =
-    Record { name: "connection.tls", members: &[("version", Type::Text), ("cipher", Type::Text), ("sni", Type::Text)] };
-
-static CERTIFICATE: Record = Record {
-    name: "connection.cert",
-    members: &[
-        ("subject", Type::Text),
-        ("issuer", Type::Text),
-        ("serial", Type::Text),
-        ("sha256", Type::Text),
-        ("san_dns", TEXTS),
-        ("san_uri", TEXTS),
-        ("san_email", TEXTS),
-        ("spiffe_id", Type::Text),
-    ],
-};
-
-const VARIABLES: &[(&str, Type)] = &[
-    ("request", Type::Record(&REQUEST)),
-    ("principal", Type::Record(&PRINCIPAL)),
-    ("connection", Type::Record(&CONNECTION)),
-    ("route", Type::Text),
-    ("now", Type::Int),
-];
 
 const FUNCTIONS: &[&str] = &[
     "all",
@@ -123,57 +36,6 @@ const FUNCTIONS: &[&str] = &[
     "string",
     "uint",
 ];
-
-/// Which entries of a map an expression can read.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Names {
-    all: bool,
-    some: BTreeSet<String>,
-}
-
-impl Names {
-    pub(crate) fn all(&self) -> bool {
-        self.all
-    }
-
-    pub(crate) fn has(&self, name: &str) -> bool {
-        self.all || self.some.contains(name)
-    }
-}
-
-/// What an expression reads, so that a request pays for nothing else.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Reads {
-    /// Members of records, such as `path` of `request`. Variables are members of ``.
-    names: BTreeSet<(&'static str, &'static str)>,
-    pub(crate) query: Names,
-    pub(crate) headers: Names,
-    pub(crate) claims: Names,
-    /// The patterns of `matches`.
-    pub(crate) patterns: BTreeSet<String>,
-}
-
-impl Reads {
-    pub(crate) fn has(&self, name: &str) -> bool {
-        self.member("", name)
-    }
-
-    pub(crate) fn member(&self, record: &str, member: &str) -> bool {
-        self.names.contains(&(record, member))
-    }
-
-    /// All that is read, as an expression writes it; of maps the entries, where they are known.
-    pub(crate) fn facts(&self) -> impl Iterator<Item = String> {
-        let maps = [("request.query", &self.query), ("request.headers", &self.headers), ("principal.claims", &self.claims)];
-        let entries = maps.into_iter().flat_map(|(map, names)| names.some.iter().map(move |name| format!("{map}.{name}")));
-        let whole = move |fact: &String| maps.iter().all(|(map, names)| map != fact || names.all);
-        let members = self.names.iter().map(|(record, member)| match record.is_empty() {
-            true => (*member).to_owned(),
-            false => format!("{record}.{member}"),
-        });
-        members.filter(whole).chain(entries)
-    }
-}
 
 /// What is wrong, and at which node.
 #[derive(Debug)]
@@ -535,74 +397,6 @@ fn literal(node: &IdedExpr) -> Option<&str> {
     }
 }
 
-fn is_bool(of: &Type) -> bool {
-    matches!(of, Type::Bool | Type::Any)
-}
-
-fn is_text(of: &Type) -> bool {
-    matches!(of, Type::Text | Type::Any)
-}
-
-fn is_number(of: &Type) -> bool {
-    matches!(of, Type::Int | Type::Uint | Type::Double | Type::Any)
-}
-
-fn is_scalar(of: &Type) -> bool {
-    is_bool(of) || is_text(of) || is_number(of)
-}
-
-/// Whether values of both types can be equal. Numbers compare across their kinds only by order, so that `1 == 1.0` is
-/// no surprise either way.
-fn same(a: Type, b: Type) -> bool {
-    match (a, b) {
-        (Type::Any, _) | (_, Type::Any) => true,
-        (Type::List(a), Type::List(b)) | (Type::Map(a), Type::Map(b)) => same(*a, *b),
-        _ => std::mem::discriminant(&a) == std::mem::discriminant(&b),
-    }
-}
-
-/// The one type of all, or `Any`.
-fn common(types: &[Type]) -> &'static Type {
-    let first = types.first().copied().unwrap_or(Type::Any);
-    if !types.iter().all(|other| same(first, *other) && !matches!(other, Type::Any)) {
-        return &Type::Any;
-    }
-    match first {
-        Type::Bool => &Type::Bool,
-        Type::Int => &Type::Int,
-        Type::Uint => &Type::Uint,
-        Type::Double => &Type::Double,
-        Type::Text => &Type::Text,
-        Type::List(Type::Text) => &TEXTS,
-        _ => &Type::Any,
-    }
-}
-
-fn describe(of: Type) -> String {
-    match of {
-        Type::Any => "a value".to_owned(),
-        Type::Null => "null".to_owned(),
-        Type::Bool => "a truth value".to_owned(),
-        Type::Int => "a whole number".to_owned(),
-        Type::Uint => "an unsigned number".to_owned(),
-        Type::Double => "a decimal number".to_owned(),
-        Type::Text => "a text".to_owned(),
-        Type::List(_) => "a list".to_owned(),
-        Type::Map(_) => "a map".to_owned(),
-        Type::Record(record) => format!("`{}`", record.name),
-    }
-}
-
-/// `_>_` is how the parser calls `>`.
-fn misused(function: &str, types: &[Type]) -> String {
-    let types: Vec<String> = types.iter().map(|of| describe(*of)).collect();
-    let name = if function.starts_with(['_', '!', '-', '@']) { function.replace(['_', '@'], "") } else { function.to_owned() };
-    match types.is_empty() {
-        true => format!("`{name}` needs a value"),
-        false => format!("`{name}` does not take {}", types.join(" and ")),
-    }
-}
-
-fn member_names(record: &Record) -> String {
-    record.members.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
-}
+#[cfg(test)]
+#[path = "expression_check_tests.rs"]
+mod tests;

@@ -3,7 +3,7 @@
 //! Only what the expression reads is made. What cannot be told without doubt, and what is too much, is an error and so a
 //! denial: an expression that says who may *not* pass must not be satisfied by leaving something out.
 
-use crate::expression_check::{HIDDEN_HEADERS, Reads};
+use crate::expression_reads::{HIDDEN_HEADERS, Reads};
 use cel::Value;
 use cel::objects::Key;
 use percent_encoding::percent_decode_str;
@@ -240,6 +240,12 @@ fn text(text: &str) -> Value {
 
 fn optional(value: Option<&str>) -> Value {
     value.map_or(Value::Null, text)
+}
+
+/// How often a parameter of this name came.
+pub(crate) fn parameters(request: &RequestHead, name: &str) -> usize {
+    let names = request.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+    names.filter(|pair| form_decoded(pair.split('=').next().unwrap_or_default()) == name).count()
 }
 
 /// As forms are encoded: `+` is a space. Bytes that are no UTF-8 stay visible as replacement characters.

@@ -91,6 +91,14 @@ impl NetworkSet {
         self.networks == 0
     }
 
+    /// Whether all addresses of IPv4 or of IPv6 are in it, in however many parts. Of IPv6, the half that has been given out
+    /// (2000::/3) is all there is.
+    pub fn is_everybody(&self) -> bool {
+        let v4 = self.v4.find(0).is_some_and(|range| range == (0, u32::MAX));
+        let public = 0x2000_u128 << 112;
+        v4 || self.find_v6(public).is_some_and(|(_, last)| last >= public + (u128::MAX >> 3))
+    }
+
     fn find_v6(&self, address: u128) -> Option<(u128, u128)> {
         let after = self.v6.partition_point(|(first, _)| *first <= address);
         self.v6.get(after.checked_sub(1)?).copied().filter(|(_, last)| address <= *last)

@@ -274,6 +274,8 @@ impl Filter for Oidc {
         parts.extend(rules.optional.then(|| "optional".to_owned()));
         Needs {
             authenticates: !rules.optional,
+            may_authenticate: true,
+            requires_certificate: !rules.optional && rules.sender.requires_certificate(),
             combines: !rules.optional && !rules.sender.gives_nonces(),
             summary: Some(format!("token({})", parts.join("; "))),
             ..Needs::default()

@@ -128,6 +128,13 @@ impl Keys {
         self.sources.iter().any(|source| matches!(source, KeySource::Identity(_)))
     }
 
+    /// Whether one of the values is of the principal, and of nothing else.
+    pub(crate) fn reads_principal(&self) -> bool {
+        let apart =
+            |attribute: &Attribute| matches!(attribute, Attribute::Certificate(_) | Attribute::ClientIp | Attribute::DecisionId);
+        self.sources.iter().any(|source| matches!(source, KeySource::Identity(attribute) if !apart(attribute)))
+    }
+
     pub(crate) fn may_be_missing(&self) -> bool {
         self.sources.iter().any(KeySource::may_be_missing)
     }

@@ -320,10 +320,18 @@ impl Filter for RateLimit {
 
     fn needs(&self) -> Needs {
         Needs {
+            requires_principal: self.asks_for_identity() && self.key.reads_principal(),
             reads_identity: self.key.reads_identity() || self.amounts.reads_identity(),
             summary: Some(format!("rate({} {})", self.key, self.amounts.summary())),
             ..Needs::default()
         }
+    }
+}
+
+impl RateLimit {
+    /// Whether it can refuse for want of a value to count by.
+    pub fn asks_for_identity(&self) -> bool {
+        self.key.may_be_missing() && matches!(self.missing, None | Some(Missing::Deny))
     }
 }
 

@@ -129,6 +129,10 @@ impl Sender {
         self.dpop.as_ref().is_some_and(|dpop| dpop.rules.nonces().is_some())
     }
 
+    pub(crate) fn requires_certificate(&self) -> bool {
+        matches!(self.require, Some(Require::Certificate))
+    }
+
     /// For `check`'s table.
     pub(crate) fn summary(&self) -> Option<String> {
         match (self.require, &self.dpop) {

@@ -132,6 +132,7 @@ impl Filter for SignedIdentity {
             summary: Some(format!("assertion({} for {})", self.header, self.audience)),
             owned_headers: vec![self.header.clone()],
             reads_identity: true,
+            requires_principal: !self.optional,
             ..Needs::default()
         }
     }

@@ -72,11 +72,15 @@ pub(crate) fn missing_fact(fact: &Attribute, exchange: &Exchange) -> String {
 
 /// The first few of many, for a message that somebody reads.
 pub(crate) fn first_few<T: ToString>(items: impl IntoIterator<Item = T>, total: usize) -> String {
+    few(items, total, ", ")
+}
+
+pub(crate) fn few<T: ToString>(items: impl IntoIterator<Item = T>, total: usize, between: &str) -> String {
     const SHOWN: usize = 4;
     let shown: Vec<String> = items.into_iter().take(SHOWN).map(|item| item.to_string()).collect();
     match total.saturating_sub(shown.len()) {
         _ if shown.is_empty() => "none".to_owned(),
-        0 => shown.join(", "),
-        more => format!("{} and {more} more", shown.join(", ")),
+        0 => shown.join(between),
+        more => format!("{} and {more} more", shown.join(between)),
     }
 }

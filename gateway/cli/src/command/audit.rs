@@ -70,19 +70,21 @@ pub fn run(arguments: Arguments) -> ExitCode {
 
 fn render(report: &Report, seal: &Seal, anchors: Anchors) -> String {
     let mut out = String::new();
+    let other_key = report.looks_like_another_key();
     // Writing to memory cannot fail.
-    for finding in &report.findings {
-        let _ = writeln!(out, "{}:{}: {}", printable(&finding.file), finding.line, finding.problem);
-    }
-    if report.findings_left_out > 0 {
-        let _ = writeln!(out, "and {} more", report.findings_left_out);
-    }
-    if report.looks_like_another_key() {
+    if other_key {
         let hint = match seal.is_keyed() {
             true => "no record at all has the seal it should: is it another key?",
             false => "no record at all has the seal it should: was the log sealed with a key? Give --key-file",
         };
-        let _ = writeln!(out, "hint: {hint}");
+        let _ = writeln!(out, "{hint}");
+    }
+    // With the wrong key, a line for each record says nothing more.
+    for finding in report.findings.iter().filter(|finding| !(other_key && finding.problem.is_change())) {
+        let _ = writeln!(out, "{}:{}: {}", printable(&finding.file), finding.line, finding.problem);
+    }
+    if report.findings_left_out > 0 && !other_key {
+        let _ = writeln!(out, "and {} more", report.findings_left_out);
     }
     if let (Some(first), Some(last), Some(hash)) = (report.first, report.last, &report.hash) {
         let _ = writeln!(out, "{} records, {first} to {last}; the last has the hash {hash}", report.records);

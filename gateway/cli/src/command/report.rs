@@ -56,9 +56,21 @@ struct Check {
     check: String,
     ok: bool,
     reason: String,
+    group: Option<String>,
+    #[serde(default)]
+    shadow: bool,
     expected: String,
     observed: String,
     hint: Option<String>,
+}
+
+impl Check {
+    /// `oidc expiry`, `any_of/1/oidc expiry`, `oidc scope (in shadow mode)`
+    fn name(&self) -> String {
+        let group = self.group.as_ref().map_or(String::new(), |group| format!("{group}/"));
+        let shadow = if self.shadow { " (in shadow mode)" } else { "" };
+        format!("{group}{} {}{shadow}", self.filter, self.check)
+    }
 }
 
 /// What a filter in shadow mode would have done.
@@ -69,6 +81,13 @@ struct Shadowed {
     reason: Option<String>,
 }
 
+impl From<&portcullis::plugin::Shadowed> for Shadowed {
+    fn from(shadowed: &portcullis::plugin::Shadowed) -> Self {
+        let reason = shadowed.reason.map(|reason| reason.to_string());
+        Self { filter: shadowed.filter.to_owned(), verdict: shadowed.verdict.to_owned(), reason }
+    }
+}
+
 impl From<&Explanation> for Report {
     fn from(explanation: &Explanation) -> Self {
         let checks = explanation.checks.iter().map(|check| Check {
@@ -76,6 +95,8 @@ impl From<&Explanation> for Report {
             check: check.check.to_owned(),
             ok: check.ok,
             reason: check.reason.to_string(),
+            group: check.group.as_deref().map(str::to_owned),
+            shadow: check.shadow,
             expected: check.finding.expected.clone(),
             observed: check.finding.observed.clone(),
             hint: check.finding.hint.clone(),
@@ -88,7 +109,7 @@ impl From<&Explanation> for Report {
             reason: explanation.reason.map(str::to_owned),
             checks: checks.collect(),
             checks_left_out: 0,
-            shadow: Vec::new(),
+            shadow: explanation.shadow.iter().map(Shadowed::from).collect(),
             pool: explanation.pool.clone(),
             upstream_headers: explanation.upstream_headers.clone(),
             made: None,
@@ -149,14 +170,14 @@ impl Report {
     }
 
     fn checks(&self, out: &mut String, colour: bool) {
-        let width = self.checks.iter().map(|check| check.filter.len() + check.check.len() + 1).max().unwrap_or(0);
+        let names: Vec<String> = self.checks.iter().map(|check| printable(&check.name()).into_owned()).collect();
+        let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
         if self.checks_left_out > 0 {
             line(out, 2, &format!("({} earlier checks are not kept)", self.checks_left_out));
         }
-        for check in &self.checks {
+        for (check, name) in self.checks.iter().zip(&names) {
             let mark = paint(if check.ok { "ok" } else { "no" }, check.ok, colour);
-            let name = format!("{} {}", check.filter, check.check);
-            let _ = writeln!(out, "  {mark}  {:width$}  {}", printable(&name), printable(&check.observed));
+            let _ = writeln!(out, "  {mark}  {name:width$}  {}", printable(&check.observed));
             if !check.ok {
                 line(out, width + 8, &format!("expected: {}", check.expected));
                 line(out, width + 8, &format!("reason: {}", check.reason));
@@ -172,7 +193,7 @@ impl Report {
     /// Where no check says why, the table of reasons does.
     fn meaning(&self, out: &mut String) {
         let Some(reason) = &self.reason else { return };
-        if self.checks.iter().any(|check| !check.ok && check.reason == *reason) {
+        if self.checks.iter().any(|check| !check.ok && !check.shadow && check.reason == *reason) {
             return;
         }
         if let Some(info) = reason::TABLE.iter().find(|info| info.code.as_str() == reason) {

@@ -149,7 +149,10 @@ async fn the_command_names_the_line_and_the_head_on_the_admin_listener_finds_a_c
     std::fs::write(&path, &text).unwrap();
     let keyless = verify(edge.path(), &[]).await;
     assert_eq!(keyless.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&keyless.stdout).contains("Give --key-file"), "{keyless:?}");
+    let told = String::from_utf8_lossy(&keyless.stdout);
+    // What is wrong, how many records there are, and the verdict: no line for each record.
+    assert!(told.starts_with("no record at all has the seal it should") && told.contains("Give --key-file"), "{told}");
+    assert_eq!(told.lines().count(), 3, "{told}");
     for more in [&["--key-file", "missing"][..], &["--expect-last", "abc"], &["more.jsonl"]] {
         assert_eq!(verify(edge.path(), more).await.status.code(), Some(2), "{more:?}");
     }
@@ -186,4 +189,40 @@ async fn a_start_that_fails_leaves_no_audit_log_behind() {
         assert!(start.is_err());
         assert!(!folder.path().join("audit.jsonl").exists(), "{}", start.err().unwrap());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_names_the_files_that_changed_and_says_nothing_of_what_is_in_them() {
+    let one = "ci sha256:40fb5749bc150b2dd1cb35fd9e8a93eb15b3e8292baddbe3ec4742b0b79f08f4 owner=a\n";
+    let two = "cj sha256:50fb5749bc150b2dd1cb35fd9e8a93eb15b3e8292baddbe3ec4742b0b79f08f4 owner=a\n";
+    let config = CONFIG.replace("ip_allow: { allow: [192.0.2.0/24] }", "api_key: { file: keys.txt }");
+    let edge = edge(&config).file("key", KEY).file("keys.txt", format!("{one}{two}")).start().await;
+    edge.handle.reload().await.unwrap();
+    assert_eq!(recorded(&edge, "config.reloaded").await["files_changed"], serde_json::json!([]));
+    // The key `cj` is taken away.
+    std::fs::write(edge.path().join("keys.txt"), one).unwrap();
+    let before = records(edge.path()).len();
+    edge.handle.reload().await.unwrap();
+    until("the record of the reload", || records(edge.path()).len() > before).await.unwrap();
+    let record = recorded(&edge, "config.reloaded").await;
+    let changed: Vec<_> = record["files_changed"].as_array().unwrap().iter().map(|file| file["path"].as_str().unwrap()).collect();
+    assert!(matches!(changed[..], [path] if path.ends_with("/keys.txt")), "{record:#}");
+    assert!(!record.to_string().contains("fb5749bc"), "{record:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_tries_admin_tokens_is_on_the_record() {
+    let config = CONFIG.replace("admin: { address: 127.0.0.1:0 }", "admin: { address: 127.0.0.1:0, token_file: token }");
+    let edge = edge(&config).file("key", KEY).file("token", "an-admin-token-0123456789\n").start().await;
+    let ask = async |fields: &str| {
+        let mut operator = Client::connect(edge.handle.admin_address().unwrap()).await.unwrap();
+        operator.request(format!("GET /decisions?x=y HTTP/1.1\r\nHost: admin\r\n{fields}\r\n")).await.unwrap().status
+    };
+    assert_eq!(ask("Authorization: Bearer hunter2hunter2\r\n").await, 401);
+    let record = recorded(&edge, "admin.refused").await;
+    assert_eq!((&record["path"], &record["secret"]), (&"/decisions".into(), &"wrong".into()));
+    assert_eq!((&record["client"], &record["method"]), (&"127.0.0.1".into(), &"GET".into()));
+    assert!(!std::fs::read_to_string(edge.path().join("audit.jsonl")).unwrap().contains("hunter2"));
+    assert_eq!(ask("Authorization: Bearer an-admin-token-0123456789\r\n").await, 400, "who may is not");
+    assert_eq!(records(edge.path()).iter().filter(|record| record["kind"] == "admin.refused").count(), 1);
 }

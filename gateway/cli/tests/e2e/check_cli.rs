@@ -203,6 +203,76 @@ fn findings_as_json_have_their_place() {
 }
 
 #[test]
+fn what_can_never_let_anybody_in_is_warned_of() {
+    let oidc = "oidc: { issuer: main, scopes: [\"orders:read\"] }";
+    let with = |filters: &str| check(&BASE.replace(oidc, filters), 0);
+    for (filters, says) in [
+        ("authorize: { allow: [{ roles: [a] }] }", "`authorize` refuses every request: no filter before it finds out"),
+        ("rate_limit: { key: principal.sub, rate: 1/s }", "`rate_limit` refuses every request"),
+        ("client_cert: {}", "`client_cert` refuses every request: no listener of this route asks for a client certificate"),
+        ("oidc: { issuer: main, binding: { require: certificate } }", "`oidc` refuses every request: no listener"),
+        ("client_cert_header: { require: true }", "`client_cert_header` refuses every request"),
+        ("oidc: { issuer: main }\n      - debug: { allow: [10.0.0.0/8] }", "`debug` sees nothing of what `oidc` refuses"),
+    ] {
+        let said = with(filters);
+        assert!(said.contains(&format!("warning: {says}")) && said.contains("--> edge.yaml:1"), "{filters}\n{said}");
+    }
+    for filters in [
+        "oidc: { issuer: main, optional: true }\n      - authorize: { allow: [{ roles: [a] }] }",
+        "authorize: { allow: [{ roles: [a] }, { methods: [GET] }] }",
+        "rate_limit: { key: principal.sub, missing: client, rate: 1/s }",
+        "rate_limit: { key: client, rate: 1/s }",
+        "client_cert: { require: false }",
+        "client_cert_header: {}",
+        "any_of: [{ oidc: { issuer: main } }, { authorize: { allow: [{ roles: [a] }] } }]",
+    ] {
+        let said = with(filters);
+        assert!(!said.contains("refuses every request"), "{filters}\n{said}");
+    }
+    assert!(with("client_cert_header: {}").contains("cert handed on; optional"));
+    let said = check(&BASE.replace("https://sso.example.test", "https://login.microsoftonline.com/common/v2.0"), 0);
+    assert!(said.contains("warning: no token of Entra has `common`") && said.contains("--> edge.yaml:4:19"), "{said}");
+}
+
+#[test]
+fn a_mode_within_a_filter_belongs_beside_it() {
+    let said = check(&BASE.replace("oidc: { issuer: main,", "oidc: { issuer: main, mode: shadow,"), 1);
+    assert!(said.contains("--> edge.yaml:11:31\n") && said.contains("write it beside `oidc`, not within"), "{said}");
+    check(&BASE.replace("[\"orders:read\"] }", "[\"orders:read\"] }\n        mode: shadow"), 0);
+    // A misspelt key within another is not it.
+    let said = check(&BASE.replace("oidc: { issuer: main,", "oidc: { issuer: main, binding: { mode: shadow },"), 1);
+    assert!(said.contains("unknown key `mode`") && !said.contains("beside"), "{said}");
+}
+
+#[test]
+fn what_is_wrong_within_an_expression_has_its_own_place() {
+    let filters = |rule: &str| BASE.replace("    pool: up", &format!("      - authorize:\n{rule}    pool: up"));
+    for (rule, place, message) in [
+        (
+            "          expression: |\n            request.path == '/' &&\n              request.methd == 'GET'\n",
+            "edge.yaml:15:23",
+            "`request` has no member `methd`\n",
+        ),
+        ("          expression: \"request.method = 'GET'\"\n", "edge.yaml:13:39", "`=` cannot stand here\n"),
+        (
+            "          expression: >-\n            request.path == '/'\n            && request.method == 5\n",
+            "edge.yaml:15:31",
+            "never equals a whole number\n",
+        ),
+        // With escapes, the file has the text otherwise.
+        (
+            "          expression: 'request.path == ''/'' && request.methd == ''x'''\n",
+            "edge.yaml:13:23",
+            "`request` has no member `methd`, at line 1, column 32 of the expression\n",
+        ),
+    ] {
+        let said = check(&filters(rule), 1);
+        assert!(said.contains(&format!("--> {place}\n")) && said.contains(message), "{rule}\n{said}");
+    }
+    assert!(check(&filters("          expression: \"request.method = 'GET'\"\n"), 1).contains("did you mean `==`?"));
+}
+
+#[test]
 fn a_configuration_that_is_not_there_or_no_yaml_is_a_finding() {
     let folder = tempfile::tempdir().unwrap();
     command(&["check", "-c", "nowhere.yaml"]).current_dir(&folder).assert().failure();

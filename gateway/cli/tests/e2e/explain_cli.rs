@@ -297,3 +297,59 @@ fn a_token_that_was_given_with_its_scheme_is_told_as_such() {
     assert_eq!(answer["reason"], "token.malformed");
     assert!(answer.to_string().contains("the scheme twice") && !answer.to_string().contains(&token), "{answer}");
 }
+
+/// As `offline`, with these filters of `orders`.
+fn with_filters(offline: &Offline, filters: &str) {
+    let written = CONFIG.replace(r#"      - oidc: { issuer: main, scopes: ["orders:read"] }"#, filters);
+    assert_ne!(written, CONFIG);
+    std::fs::write(offline.folder.path().join("edge.yaml"), written).unwrap();
+}
+
+#[test]
+fn what_a_filter_in_shadow_mode_found_is_not_taken_for_a_refusal() {
+    let offline = Offline::new();
+    let token = offline.token(|spec| spec);
+    let at = ["--at", "2026-01-31T12:01:00Z"];
+    with_filters(
+        &offline,
+        "      - { any_of: [{ oidc: { issuer: main, scopes: [other] } }, { client_cert: {} }], mode: shadow }\n      - oidc: { issuer: main }",
+    );
+    let answer = json(offline.orders(&token).args(at), 0);
+    let checks = answer["checks"].as_array().unwrap();
+    let failed: Vec<_> = checks.iter().filter(|check| check["ok"] == false).collect();
+    assert_eq!(failed.len(), 3, "{answer:#}");
+    assert!(failed.iter().all(|check| check["shadow"] == true), "{answer:#}");
+    let counts = |check: &&Value| check["filter"] == "oidc" && check["group"].is_null();
+    assert!(checks.iter().filter(counts).all(|check| check["ok"] == true && check["shadow"].is_null()), "{answer:#}");
+    assert_eq!(
+        answer["shadow"][0],
+        serde_json::json!({ "filter": "any_of", "verdict": "deny", "reason": "token.scope.missing" })
+    );
+    let told = text(offline.orders(&token).args(at), 0);
+    for part in [
+        "any_of, in shadow mode, would have refused it: token.scope.missing",
+        "no  any_of/0/oidc scope (in shadow mode)",
+        "no  any_of alternatives (in shadow mode)",
+        "ok  oidc signature",
+    ] {
+        assert!(told.contains(part), "{part}\n{told}");
+    }
+}
+
+#[test]
+fn the_checks_of_a_group_say_which_member_made_them() {
+    let offline = Offline::new();
+    let token = offline.token(|spec| spec.expires_in(-3600));
+    let twice = "{ oidc: { issuer: main } }";
+    with_filters(
+        &offline,
+        &format!("      - any_of: [{twice}, {{ all_of: [{twice}, {{ any_of: [{twice}, {{ client_cert: {{}} }}] }}] }}]"),
+    );
+    let at = ["--at", "2026-01-31T12:01:00Z"];
+    let told = text(offline.orders(&token).args(at), 1);
+    for place in ["any_of/0/oidc expiry", "any_of/1/all_of/0/oidc expiry"] {
+        assert_eq!(told.matches(&format!("no  {place} ")).count(), 1, "{place}\n{told}");
+    }
+    let good = text(offline.orders(&offline.token(|spec| spec.scope("orders:read"))).args(at), 0);
+    assert!(good.contains("ok  any_of/0/oidc expiry") && good.contains("ok  any_of alternatives"), "{good}");
+}

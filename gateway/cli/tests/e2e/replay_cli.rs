@@ -37,6 +37,12 @@ fn json(log: &Path, config: &Path) -> Value {
     serde_json::from_str(&replay(log, config, &["--json"]).1).unwrap()
 }
 
+/// A replay by the very configuration that the gateway runs finds nothing decided otherwise.
+pub fn assert_unchanged(stage: &Stage) {
+    let (code, shown) = replay(&stage.file("access.jsonl"), &stage.file("edge.yaml"), &[]);
+    assert!(code == 0 && !shown.contains("otherwise,"), "{shown}");
+}
+
 /// A gateway that has served one of each, and the token that it has seen.
 async fn served() -> (Stage, String) {
     let stage = Stage::builder().algs(&[Alg::Es256]).start(CONFIG).await;
@@ -216,4 +222,47 @@ async fn lines_that_cannot_be_read_are_named_and_not_shown() {
     assert!(shown.contains(": 1 request\n") && shown.contains("1  line that cannot be read"), "{shown}");
     assert_eq!(replay(&stage.file("none.jsonl"), &stage.file("edge.yaml"), &[]).0, 2);
     assert_eq!(replay(&log, &stage.file("access.jsonl"), &[]).0, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_refused_for_want_of_an_identity_is_so_again_unless_nobody_asks_for_it_any_more() {
+    const ASKING: &str = r#"
+issuers:
+  main: { issuer: "{ISSUER}", audiences: [https://api.example.test], algorithms: [ES256] }
+routes:
+  - { name: handed, match: { path: /handed }, filters: [{ client_cert_header: { require: true } }], pool: up }
+  - { name: counted, match: { path: /counted }, filters: [{ rate_limit: { key: principal.sub, rate: 5/s } }], pool: up }
+  - name: tenant
+    match: { path: /tenant }
+    filters: [{ oidc: { issuer: main } }, { rate_limit: { key: principal.claims.tenant, rate: 1/m } }]
+    pool: up
+  - name: named
+    match: { path: /named }
+    filters: [{ oidc: { issuer: main } }, { identity_headers: { headers: { x-tenant: claims.tenant }, on_missing: deny } }]
+    pool: up
+  - name: either
+    match: { path: /either }
+    filters:
+      - rate_limit: { key: client, rate: 5/s }
+      - identity_headers: { headers: { x-user: sub }, on_missing: deny }
+    pool: up
+"#;
+    let stage = Stage::builder().algs(&[Alg::Es256]).start(ASKING).await;
+    let token = stage.provider.issue(&TokenSpec::new().alg(Alg::Es256)).unwrap();
+    for path in ["/handed", "/counted", "/tenant", "/named", "/either"] {
+        stage.judge(&Call::get(path).bearer(&token)).await.refused(403, "identity.missing");
+    }
+    assert_unchanged(&stage);
+    // A filter that cannot refuse for this is not taken to have done it.
+    for (asking, no_more) in [
+        ("client_cert_header: { require: true }", "client_cert_header: { require: false }"),
+        ("key: principal.sub", "key: client"),
+        ("key: principal.claims.tenant", "missing: skip, key: principal.claims.tenant"),
+        ("      - identity_headers: { headers: { x-user: sub }, on_missing: deny }\n", ""),
+    ] {
+        assert!(ASKING.contains(asking), "{asking}");
+        stage.rewrite(&ASKING.replace(asking, no_more));
+        let all = json(&stage.file("access.jsonl"), &stage.file("edge.yaml"));
+        assert_eq!((&all["changed"], &all["unknown"]), (&1.into(), &0.into()), "{no_more} {all:#}");
+    }
 }

@@ -47,10 +47,14 @@ pub async fn revoke(gateway: &Edge, form: &str) {
 
 /// What was recorded of revocations, once there are so many.
 async fn recorded(gateway: &Edge, count: usize) -> Vec<Value> {
+    of_kind(gateway, "token.revoked", count).await
+}
+
+async fn of_kind(gateway: &Edge, kind: &str, count: usize) -> Vec<Value> {
     let path = gateway.path().join("audit.jsonl");
     let read = || -> Vec<Value> {
         let records = crate::support::log(&path);
-        records.into_iter().filter(|record| record["kind"] == "token.revoked").collect()
+        records.into_iter().filter(|record| record["kind"] == kind).collect()
     };
     until("the records", || read().len() >= count).await.unwrap();
     read()
@@ -103,6 +107,14 @@ async fn a_jwt_is_refused_by_itself_and_by_its_id_until_nothing_more_can_be_reme
     // Nobody else may tell.
     for secret in ["", "revoke-0123456789abcdee"] {
         assert_eq!(tell(&gateway, secret, &format!("token={}", tokens[0])).await.status, 401);
+    }
+    let mut nobody = Client::connect(gateway.handle.admin_address().unwrap()).await.unwrap();
+    assert_eq!(nobody.post("admin", "/revocations", &[], b"token=a").await.unwrap().status, 401);
+    let turned_away = of_kind(&gateway, "admin.refused", 3).await;
+    for (record, secret) in turned_away.iter().zip(["wrong", "wrong", "none"]) {
+        assert_eq!((&record["path"], &record["method"]), (&json!("/revocations"), &json!("POST")), "{record:#}");
+        assert_eq!((&record["secret"], &record["client"]), (&json!(secret), &json!("127.0.0.1")), "{record:#}");
+        assert!(!record.to_string().contains("revoke-0123456789abcdee"), "{record:#}");
     }
     assert_eq!(send(&gateway, &tokens[0]).await.0, 200);
 

@@ -1,5 +1,6 @@
 //! Real refusals, one for each reason: `portcullis why` alone says what was expected, what was seen and what to do.
 
+use crate::replay_cli::assert_unchanged;
 use crate::stage::{Call, HOST, Stage};
 use assert_cmd::Command;
 use portcullis::plugin::reason;
@@ -129,6 +130,7 @@ async fn whoever_reads_why_a_token_was_refused_knows_what_to_do() {
         let secret = token.split('.').next_back().unwrap_or_default();
         assert!(secret.is_empty() || !text.contains(secret), "{text}");
     }
+    assert_unchanged(&stage);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -172,6 +174,7 @@ async fn whoever_reads_why_a_request_was_refused_knows_what_to_do() {
         let response = Client::connect(stage.http()).await.unwrap().request(request).await.unwrap();
         assert_clear(&why(&stage, &response, reason).await, reason);
     }
+    assert_unchanged(&stage);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -184,6 +187,7 @@ async fn whoever_reads_why_a_certificate_is_no_longer_good_knows_what_to_do() {
     let text = why(&stage, &response, "cert.revoked").await;
     assert_clear(&text, "cert.revoked");
     assert!(text.contains(&revoked.facts().serial), "{text}");
+    assert_unchanged(&stage);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -235,6 +239,7 @@ async fn whoever_reads_why_a_message_was_not_taken_knows_what_to_do() {
         assert_clear(&text, reason);
         assert!(text.contains(part), "{part}\n{text}");
     }
+    assert_unchanged(&stage);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -260,6 +265,7 @@ async fn whoever_reads_why_a_proof_was_refused_knows_what_to_do() {
         assert_clear(&text, reason);
         assert!(!text.contains(proof.rsplit('.').next().unwrap()), "{text}");
     }
+    assert_unchanged(&stage);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -270,4 +276,5 @@ async fn whoever_reads_why_an_issuer_could_not_be_asked_knows_what_to_do() {
     let response = stage.send(&Call::get("/token").bearer(&token)).await;
     let text = why(&stage, &response, "issuer.unavailable").await;
     assert_clear(&text, "issuer.unavailable");
+    assert_unchanged(&stage);
 }

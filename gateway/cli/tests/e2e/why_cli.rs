@@ -166,7 +166,13 @@ async fn a_list_has_what_was_asked_for() {
     let json: Value = serde_json::from_str(&list(&["--shadow", "--json"]).await).unwrap();
     assert_eq!(json["decisions"][0]["shadow"][0]["reason"], "token.missing");
     // The gateway says what it does not understand.
-    for options in [["--reason", "token"], ["--since", "yesterday"], ["--limit", "0"], ["--client", "10.0.0.1/8"]] {
+    for options in [
+        ["--reason", "token"],
+        ["--reason", "token.expird"],
+        ["--since", "yesterday"],
+        ["--limit", "0"],
+        ["--client", "10.0.0.1/8"],
+    ] {
         let output = why(&[&["--list", "--admin", &admin], &options[..]].concat()).await;
         let told = String::from_utf8_lossy(&output.stderr).contains(&format!("`{}`", &options[0][2..]));
         assert!(output.status.code() == Some(2) && told && output.stdout.is_empty(), "{output:?}");

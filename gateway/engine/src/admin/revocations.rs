@@ -74,11 +74,11 @@ pub(super) async fn tell(State(shared): State<Arc<Shared>>, request: Request) ->
         return if shared.is_open_to(request.headers()) {
             StatusCode::NOT_FOUND.into_response()
         } else {
-            super::routes::closed()
+            super::routes::closed(&shared, &request)
         };
     };
     if !bearer(request.headers()).is_some_and(|only| settings.secret.is_in(only)) {
-        return super::routes::closed();
+        return super::routes::closed(&shared, &request);
     }
     if request.method() != Method::POST {
         return (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "POST")]).into_response();

@@ -1,6 +1,8 @@
 //! The endpoints.
 
+use super::serve::Peer;
 use super::{Phase, Shared, revocations};
+use crate::audit::Event;
 use crate::decisions::Selection;
 use crate::metrics;
 use axum::Router;
@@ -39,7 +41,7 @@ fn protected(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
 }
 
 async fn authenticate(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
-    if shared.is_open_to(request.headers()) { next.run(request).await } else { closed() }
+    if shared.is_open_to(request.headers()) { next.run(request).await } else { closed(&shared, &request) }
 }
 
 /// What the one `Authorization` field says. Two of them would be two readings of who asks.
@@ -51,7 +53,12 @@ pub(super) fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     }
 }
 
-pub(super) fn closed() -> Response {
+/// Whoever tries secrets is on the record. What they tried is not.
+pub(super) fn closed(shared: &Shared, request: &Request) -> Response {
+    let client = request.extensions().get::<Peer>().map(|Peer(address)| address.ip());
+    let tried = request.headers().contains_key(header::AUTHORIZATION);
+    let path = crate::access_log::redact::path(request.uri().path().as_bytes()).into_owned();
+    shared.shown.audit.load().event(&Event::AdminRefused { client, method: request.method().as_str(), path: &path, tried });
     (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer realm=\"portcullis admin\"")]).into_response()
 }
 

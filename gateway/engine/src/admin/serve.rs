@@ -1,14 +1,19 @@
 //! Accepts connections for the admin listener, with a bound on everything a client could hold.
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
+
+/// Who asks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer(pub(super) SocketAddr);
 
 /// Connections at once. Further ones wait to be accepted; none is held for longer than [`LIFE`].
 const CONNECTIONS: usize = 64;
@@ -39,8 +44,8 @@ pub(super) async fn run(listener: TcpListener, router: Router, mut stop: watch::
             } => accepted,
         };
         match accepted {
-            Some((permit, Ok((stream, _)))) => {
-                let (router, stop) = (router.clone(), stop.clone());
+            Some((permit, Ok((stream, peer)))) => {
+                let (router, stop) = (router.clone().layer(Extension(Peer(peer))), stop.clone());
                 connections.spawn(async move {
                     connection(stream, router, stop).await;
                     drop(permit);

@@ -6,7 +6,8 @@ use crate::access_log::json::Object;
 use crate::access_log::{Record, Tells};
 use crate::decisions::{self, KeptCheck};
 use portcullis_plugin::Check;
-use std::path::Path;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 /// What happened to the gateway itself.
@@ -24,6 +25,8 @@ pub enum Event<'a> {
     /// Somebody who may says that a token is revoked: the one of this issuer and id, or the one with this digest (of a JWT:
     /// of what is signed). `error`: why it was not taken.
     TokenRevoked { id: Option<(&'a str, &'a str)>, sha256: Option<&'a str>, until: Option<SystemTime>, error: Option<&'a str> },
+    /// The admin listener was asked for what it gives only with a secret, with another (`tried`) or none.
+    AdminRefused { client: Option<IpAddr>, method: &'a str, path: &'a [u8], tried: bool },
     /// It takes no more connections.
     Stopping,
     /// It has stopped. `drained`: no request was broken off.
@@ -38,6 +41,9 @@ pub struct Configuration<'a> {
     pub sha256: &'a str,
     /// Name and address.
     pub listeners: &'a [(String, std::net::SocketAddr)],
+    /// Of the files that the YAML files name, those whose content is another than before. Their hashes are not told: some are
+    /// of secrets.
+    pub files_changed: &'a [PathBuf],
 }
 
 impl Event<'_> {
@@ -48,6 +54,7 @@ impl Event<'_> {
             Self::Rejected { .. } => "config.rejected",
             Self::Moved { .. } => "log.moved",
             Self::TokenRevoked { .. } => "token.revoked",
+            Self::AdminRefused { .. } => "admin.refused",
             Self::Stopping => "gateway.stopping",
             Self::Stopped { .. } => "gateway.stopped",
         }
@@ -60,7 +67,12 @@ impl Event<'_> {
                 record.text("version", Some(env!("CARGO_PKG_VERSION")));
                 configuration.write(&mut record);
             }
-            Self::Reloaded(configuration) => configuration.write(&mut record),
+            Self::Reloaded(configuration) => {
+                configuration.write(&mut record);
+                record.objects("files_changed", configuration.files_changed, |path, file| {
+                    file.text("path", Some(path.as_os_str().as_encoded_bytes()));
+                });
+            }
             Self::Rejected { generation, sha256, error } => {
                 record.number("generation", Some(generation));
                 record.text("config_sha256", sha256);
@@ -76,6 +88,12 @@ impl Event<'_> {
                     None => record.text("until", None::<&str>),
                 }
                 record.text("error", error);
+            }
+            Self::AdminRefused { client, method, path, tried } => {
+                record.text("client", client.map(|client| client.to_string()));
+                record.text("method", Some(method));
+                record.text("path", Some(path));
+                record.text("secret", Some(if tried { "wrong" } else { "none" }));
             }
             Self::Stopping => {}
             Self::Stopped { drained } => record.flag("drained", drained),
@@ -105,6 +123,12 @@ pub(super) fn decision(out: &mut Vec<u8>, record: &Record<'_>, checks: &[Check])
         check.text("check", Some(kept.check));
         check.flag("ok", kept.ok);
         check.text("reason", Some(kept.reason));
+        if let Some(group) = kept.group.as_deref() {
+            check.text("group", Some(group));
+        }
+        if kept.shadow {
+            check.flag("shadow", true);
+        }
         check.text("expected", Some(&kept.expected));
         check.text("observed", Some(&kept.observed));
         check.text("hint", kept.hint.as_ref());

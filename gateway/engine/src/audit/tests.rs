@@ -100,7 +100,7 @@ fn refuse(log: &AuditLog, path: &str) {
         ..Record::new(SystemTime::now(), "0123456789abcdef01234567", "https", peer)
     };
     let finding = Finding::new("one of 10.0.0.0/8", "192.0.2.7");
-    log.decision(&record, &[Check { filter: "ip_allow", check: "allow", ok: false, reason: reason::IP_DENIED, finding }]);
+    log.decision(&record, &[Check::failed("ip_allow", "allow", reason::IP_DENIED, finding)]);
 }
 
 /// Replaces a line's content and seals it again without a key, as somebody who can write the file would.

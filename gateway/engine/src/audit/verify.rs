@@ -74,6 +74,13 @@ pub enum Problem {
     OtherEnd { seq: u64 },
 }
 
+impl Problem {
+    /// The record is not what was sealed, or the seal is that of another key.
+    pub fn is_change(&self) -> bool {
+        matches!(self, Self::Changed { .. })
+    }
+}
+
 fn missing(from: u64, seq: u64) -> String {
     if from + 1 == seq { format!("record {from} is missing") } else { format!("records {from} to {} are missing", seq - 1) }
 }
@@ -85,7 +92,7 @@ impl Report {
 
     /// Whether no record at all has the seal it should: the key is another one, rather than every record changed.
     pub fn looks_like_another_key(&self) -> bool {
-        let changed = self.findings.iter().filter(|finding| matches!(finding.problem, Problem::Changed { .. })).count() as u64;
+        let changed = self.findings.iter().filter(|finding| finding.problem.is_change()).count() as u64;
         self.records > 0 && changed >= self.records.min(TOLD as u64)
     }
 }

@@ -4,6 +4,7 @@
 //! not compile. How a key reloads follows from that: the whole snapshot is made anew and swapped, sockets and the state
 //! that filters and pools keep by name are carried over.
 
+use super::check::needs::{Chained, Door, check_needs};
 use super::check::{check, check_filter_order};
 use super::decode::{decode_filter, decode_members};
 use super::diagnostic::{Diagnostic, Diagnostics};
@@ -30,7 +31,7 @@ use crate::route::Router;
 use portcullis_identity::Issuers;
 use portcullis_identity::assertion::AssertionSigner;
 use portcullis_identity::certificate::CertificateHeader;
-use portcullis_plugin::env::Kept;
+use portcullis_plugin::env::{Contents, Kept};
 use portcullis_plugin::error::{Segment, unknown_name};
 use portcullis_plugin::{BodyAccess, ConfigError, Env, Filter, FilterTable, Mode, Reply, Scheme};
 use std::collections::BTreeMap;
@@ -66,6 +67,7 @@ pub fn compile(mut loaded: Loaded, context: &Context<'_>) -> Result<(Snapshot, V
         findings: Findings::default(),
         faults: Vec::new(),
         owned: Vec::new(),
+        chains: Vec::new(),
     };
     check(&raw, &mut build.findings);
     for name in Combination::ALL.map(Combination::name).into_iter().filter(|name| context.table.get(name).is_some()) {
@@ -82,6 +84,7 @@ pub fn compile(mut loaded: Loaded, context: &Context<'_>) -> Result<(Snapshot, V
         Some(mut snapshot) if !diagnostics.has_errors() => {
             snapshot.files = loaded.files.clone();
             snapshot.files.extend(env.files());
+            snapshot.contents = env.contents();
             snapshot.files.sort();
             snapshot.files.dedup();
             Ok((snapshot, diagnostics.warnings().cloned().collect()))
@@ -100,6 +103,8 @@ struct Build<'a> {
     findings: Findings,
     faults: Vec<Diagnostic>,
     owned: Vec<String>,
+    /// Of each chain that could be built, to judge them together.
+    chains: Vec<Chained>,
 }
 
 impl Build<'_> {
@@ -148,11 +153,18 @@ impl Build<'_> {
         let matches: Vec<_> = routes.iter().map(|route| (route.listeners.clone(), route.matches.clone())).collect();
         let routes: Vec<Option<Arc<RoutePlan>>> =
             routes.into_iter().enumerate().map(|(at, route)| self.route(at, route, &pools).map(Arc::new)).collect();
+        let door = |listener: &raw::Listener| Door {
+            name: listener.name.clone(),
+            certificates: listener.client_cert.is_some() || listener.tls.as_ref().is_some_and(|tls| tls.client_auth.is_some()),
+        };
+        let doors: Vec<Door> = listeners.iter().map(door).collect();
         let listeners: Vec<_> = listeners
             .into_iter()
             .enumerate()
             .filter_map(|(at, listener)| self.listener(at, listener, &matches, &routes).map(Arc::new))
             .collect();
+        let routed: Vec<Vec<String>> = matches.into_iter().map(|(listeners, _)| listeners).collect();
+        check_needs(&self.chains, &doors, &routed, &mut self.findings);
         let access_log = self.access_log(access_log);
         let audit = self.audit_log(audit_log);
         // Who can write one of these is whom he likes: they are no client's to send, also where nobody reads them here.
@@ -181,6 +193,7 @@ impl Build<'_> {
             },
             drain: drain.get(),
             files: Vec::new(),
+            contents: Contents::default(),
         })
     }
 
@@ -238,6 +251,8 @@ impl Build<'_> {
         for warning in order.warnings() {
             self.findings.warning(place.iter().rev().fold(warning.clone(), |error, step| error.at(step.clone())));
         }
+        let filters = built.iter().zip(needs).map(|(entry, (name, needs))| (name, entry.mode, needs)).collect();
+        self.chains.push(Chained { place: place.to_vec(), filters });
         Some(Chain::new(built))
     }
 
@@ -293,7 +308,8 @@ impl Build<'_> {
                 _ => members = None,
             }
         }
-        members.map(|members| group(combination, members))
+        let place = (depth > 1).then(|| member_place(path));
+        members.map(|members| group(combination, place, members))
     }
 
     fn member(&mut self, entry: &FilterEntry, place: &Place<'_>) -> Option<Member> {
@@ -315,7 +331,8 @@ impl Build<'_> {
             self.findings.error(placed(place.path, error.at(name.as_str())));
             return None;
         }
-        Some(Member { name: known, filter, metrics: self.context.metrics.filter(place.owner, place.label, Mode::Enforce) })
+        let metrics = self.context.metrics.filter(place.owner, place.label, Mode::Enforce);
+        Some(Member { name: known, place: member_place(place.path), filter, metrics })
     }
 
     /// One filter of the table, and its name there. `scope` is where it keeps its state.
@@ -444,6 +461,16 @@ struct Place<'a> {
     depth: usize,
 }
 
+/// `any_of/0/all_of/1` of `routes[2].filters[0].any_of[0].all_of[1]`: what of a member's path is within its filter's entry.
+fn member_place(path: &[Segment]) -> Arc<str> {
+    let name = |step: &Segment| match step {
+        Segment::Key(key) => key.clone(),
+        Segment::Index(index) => index.to_string(),
+    };
+    let within = path.iter().position(|step| matches!(step, Segment::Key(key) if Combination::named(key).is_some()));
+    path.iter().skip(within.unwrap_or(0)).map(name).collect::<Vec<_>>().join("/").into()
+}
+
 fn placed(path: &[Segment], error: ConfigError) -> ConfigError {
     path.iter().rev().fold(error, |error, step| error.at(step.clone()))
 }
@@ -457,6 +484,9 @@ fn reroute(error: ConfigError, mine: &[usize]) -> ConfigError {
     let mut moved = ConfigError::new(error.message());
     if let Some(help) = error.help_text() {
         moved = moved.help(help);
+    }
+    if let Some(within) = error.place() {
+        moved = moved.within(within.offset, within.words.as_str());
     }
     steps.into_iter().rev().fold(moved, |error, step| error.at(step))
 }

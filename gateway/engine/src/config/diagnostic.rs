@@ -1,6 +1,7 @@
 //! Findings with their place in a file, as people and programs read them.
 
-use super::document::{Fault, SourceId, Span};
+use super::document::{Fault, Node, SourceId, Span};
+use super::within;
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use serde_json::{Value, json};
 use std::fmt;
@@ -82,6 +83,11 @@ impl Sources {
     pub fn locate(&self, span: Span) -> Option<Location> {
         let source = Arc::clone(self.get(span.source)?);
         Some(Location { source, start: span.start, end: span.end, line: span.line, column: span.column })
+    }
+
+    /// Where the file has what stands at `offset` of this text. `None`, if that cannot be told without doubt.
+    pub fn within(&self, node: &Node, offset: usize) -> Option<Span> {
+        within::span(&self.get(node.span.source)?.text, node, offset)
     }
 
     pub fn error(&self, fault: Fault) -> Diagnostic {

@@ -71,6 +71,12 @@ impl Loaded {
 /// Puts a finding about a tree to its place.
 pub(super) fn located(sources: &Sources, tree: &Node, severity: Severity, error: &ConfigError) -> Diagnostic {
     let mut fault = Fault::new(error.message(), tree.locate(error.path()));
+    if let Some(within) = error.place() {
+        match tree.at(error.path()).and_then(|node| sources.within(node, within.offset)) {
+            Some(span) => fault.span = Some(span),
+            None => fault.message = format!("{}, {}", fault.message, within.words),
+        }
+    }
     fault.help = error.help_text().map(str::to_owned);
     let mut diagnostic = sources.diagnostic(severity, fault);
     diagnostic.path = Some(error.dotted_path()).filter(|path| !path.is_empty());

@@ -18,6 +18,7 @@ pub mod raw;
 pub mod reference;
 pub mod schema;
 pub mod snapshot;
+mod within;
 
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use load::{Loaded, Loader, load, load_str};

@@ -17,6 +17,7 @@ use crate::pool::{Pool, split::Split};
 use crate::route::Router;
 use portcullis_identity::Issuers;
 use portcullis_identity::assertion::AssertionSigner;
+use portcullis_plugin::env::Contents;
 use portcullis_plugin::{Connection, Reply, RequestHead, Scheme};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -43,6 +44,8 @@ pub struct Snapshot {
     pub drain: Duration,
     /// Every file it was made from: a change of one compiles it anew.
     pub files: Vec<PathBuf>,
+    /// Of those that the YAML files name.
+    pub contents: Contents,
 }
 
 /// A listener, ready to serve.

@@ -85,6 +85,11 @@ pub struct KeptCheck {
     pub check: &'static str,
     pub ok: bool,
     pub reason: &'static str,
+    /// As in [`Check`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<Box<str>>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub shadow: bool,
     pub expected: String,
     pub observed: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -240,6 +245,8 @@ pub(crate) fn keep(checks: &[Check]) -> (Vec<KeptCheck>, usize) {
             check: check.check,
             ok: check.ok,
             reason: check.reason.as_str(),
+            group: check.group.clone(),
+            shadow: check.shadow,
             expected: text(&check.finding.expected),
             observed: text(&check.finding.observed),
             hint: check.finding.hint.as_deref().map(&mut text),

@@ -2,6 +2,7 @@
 
 use super::{Decision, clip};
 use percent_encoding::percent_decode_str;
+use portcullis_plugin::error::closest;
 use portcullis_plugin::reason;
 use portcullis_plugin::units::{Network, TimeSpan};
 use std::time::SystemTime;
@@ -70,6 +71,7 @@ impl Selection {
                 if codes().any(begun) && !codes().any(|code| code == value) {
                     return Err(format!("`{told}` is no reason code, but the beginning of some: write `{told}.`, with a dot"));
                 }
+                known(&value, &told)?;
                 self.reason.replace(value).is_none()
             }
             "route" => self.route.replace(value).is_none(),
@@ -112,6 +114,22 @@ impl Selection {
             && client.as_ref().is_none_or(|network| network.contains(decision.client))
             && since.is_none_or(|since| decision.time >= since)
             && shadow.is_none_or(|only| (decision.verdict == "allow") == only)
+    }
+}
+
+/// Whether it may be a code. Those of filters that are not ours are in no table; but their first segment is one of their own.
+fn known(value: &str, told: &str) -> Result<(), String> {
+    let codes = || reason::TABLE.iter().map(|row| row.code.as_str());
+    if codes().any(|code| begins(code, value)) {
+        return Ok(());
+    }
+    let first = value.split('.').next().unwrap_or_default();
+    if !codes().any(|code| code.split('.').next() == Some(first)) {
+        return Ok(());
+    }
+    match closest(value, &codes().collect::<Vec<_>>()) {
+        Some(meant) => Err(format!("`reason`: `{told}` is no reason code; did you mean `{meant}`?")),
+        None => Err(format!("`reason`: `{told}` is no reason code; `{first}.`, with a dot, finds all that begin so")),
     }
 }
 
@@ -189,9 +207,10 @@ mod tests {
             assert!(takes(query, &decision), "{query}");
         }
         for query in [
-            "reason=token.exp.",
-            "reason=token.expire",
-            "reason=token.expired.",
+            "reason=token.missing",
+            "reason=api_key.",
+            "reason=acme.quota.exceeded",
+            "reason=tokens.expired",
             "route=ap",
             "route=API",
             "listener=http",
@@ -226,6 +245,11 @@ mod tests {
             ("reason=", "`reason` has no value"),
             ("reason=token", "with a dot"),
             ("reason=token.*", "with a dot"),
+            ("reason=token.expird", "did you mean `token.expired`"),
+            ("reason=token.expire", "did you mean `token.expired`"),
+            ("reason=token.expired.", "did you mean `token.expired`"),
+            ("reason=token.exp.", "no reason code"),
+            ("reason=token.nothing.of.the.kind", "`token.`, with a dot"),
             ("reason=rate.quota", "write `rate.quota.`, with a dot"),
             ("reason=authorize.external", "write `authorize.external.`, with a dot"),
             ("client=10.0.0.1/8", "bits set"),

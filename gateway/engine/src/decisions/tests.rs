@@ -8,7 +8,7 @@ fn record<'a>(id: &'a str, verdict: FinalVerdict) -> Record<'a> {
 
 fn check(name: &'static str, text: &str) -> Check {
     let finding = Finding::new(text, text).hint(text);
-    Check { filter: "oidc", check: name, ok: false, reason: reason::TOKEN_EXPIRED, finding }
+    Check::failed("oidc", name, reason::TOKEN_EXPIRED, finding)
 }
 
 fn decisions(capacity: usize) -> Arc<Decisions> {

@@ -106,6 +106,11 @@ impl Line {
         {
             return Err(format!("it was refused for {reason}, which its log line cannot repeat"));
         }
+        // Nobody's fault but the gateway's, or of whom it asks: how that would end now is not in the log.
+        if self.verdict == "error" && self.pool.is_none() {
+            let reason = reason.unwrap_or("no reason");
+            return Err(format!("it failed before it had a pool, for {reason}, which its log line cannot repeat"));
+        }
         let allowed = match self.verdict.as_str() {
             "allow" | "error" => true,
             "deny" => false,
@@ -121,5 +126,26 @@ impl Line {
     /// Why it was refused, if by a code of the gateway's own.
     pub fn refused_for(&self) -> Option<ReasonCode> {
         self.reason.as_deref().filter(|_| self.verdict == "deny").and_then(reason_named)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_the_gateway_failed_at_before_it_had_a_pool_was_no_decision() {
+        let line = |reason: &str, pool: Option<&str>| -> Line {
+            serde_json::from_value(json!({
+                "time": "2026-01-31T12:00:00Z", "decision_id": "0", "listener": "http", "client": "192.0.2.1", "status": 503,
+                "route": "a", "verdict": "error", "reason": reason, "pool": pool,
+            }))
+            .unwrap()
+        };
+        for reason in ["audit.unavailable", "dpop.replay.full", "authorize.external.unavailable", "client.gone"] {
+            assert!(line(reason, None).decision().unwrap_err().contains(reason));
+        }
+        assert!(line("upstream.reset", Some("up")).decision().unwrap().allowed);
     }
 }

@@ -48,13 +48,14 @@ enum Basis {
     /// As `Line`, but for preflights, which are judged by their headers.
     LineUnlessPreflight,
     /// By a credential that becomes a principal of this method, and refuses for reasons that begin so.
-    Credential { method: &'static str, reasons: &'static str },
+    Credential { method: &'static str, reasons: &'static [&'static str] },
     /// By the client certificate.
     Certificate,
-    /// By how many requests came before: it is taken to have room, unless it had none.
+    /// By how many requests came before: it is taken to have room, unless it had none. And by who is counted, as `Identity`.
     Count,
-    /// It refuses, for reasons that begin so, only what the filters before it have let pass without an identity.
-    Identity(&'static str),
+    /// It refuses only what the filters before it have let pass without an identity, or without the part of it that it
+    /// needs.
+    Identity,
     /// By what somebody else said then.
     Elsewhere,
     /// By facts that it names: where the line has them all, it runs.
@@ -69,13 +70,19 @@ trait Replayable: Build {
     fn facts(&self, _request: &RequestHead) -> Vec<String> {
         Vec::new()
     }
+
+    /// Whether, as it is configured, it can refuse for want of an identity. If not, that was another filter.
+    fn asks_for_identity(&self) -> bool {
+        true
+    }
 }
 
 macro_rules! bases {
-    ($($filter:ty => $basis:expr $(, $facts:ident)?;)*) => {
+    ($($filter:ty => $basis:expr $(, reads $facts:ident)? $(, asks $asks:ident)?;)*) => {
         $(impl Replayable for $filter {
             const BASIS: Basis = $basis;
             $(fn facts(&self, request: &RequestHead) -> Vec<String> { self.$facts(request) })?
+            $(fn asks_for_identity(&self) -> bool { self.$asks() })?
         })*
 
         /// The table of a replay: every built-in filter, by the same configuration.
@@ -91,16 +98,16 @@ bases! {
     built_in::ip_allow::IpAllow => Basis::Line;
     built_in::cors::Cors => Basis::LineUnlessPreflight;
     built_in::client_cert::ClientCert => Basis::Certificate;
-    built_in::oidc::Oidc => Basis::Credential { method: "bearer", reasons: "token." };
-    built_in::api_key::ApiKey => Basis::Credential { method: "api_key", reasons: "api_key." };
-    built_in::authorize::Authorize => Basis::Facts, reads;
+    built_in::oidc::Oidc => Basis::Credential { method: "bearer", reasons: &["token.", "dpop."] };
+    built_in::api_key::ApiKey => Basis::Credential { method: "api_key", reasons: &["api_key."] };
+    built_in::authorize::Authorize => Basis::Facts, reads reads;
     // Nobody is asked again about what is over.
     built_in::external_authorize::ExternalAuthorize => Basis::Elsewhere;
-    built_in::rate_limit::RateLimit => Basis::Count;
-    built_in::identity_headers::IdentityHeaders => Basis::Identity("identity.");
-    built_in::signed_identity::SignedIdentity => Basis::Identity("identity.");
+    built_in::rate_limit::RateLimit => Basis::Count, asks asks_for_identity;
+    built_in::identity_headers::IdentityHeaders => Basis::Identity;
+    built_in::signed_identity::SignedIdentity => Basis::Identity;
     built_in::assertion_keys::AssertionKeys => Basis::Line;
-    built_in::client_cert_header::ClientCertHeader => Basis::Identity("cert.");
+    built_in::client_cert_header::ClientCertHeader => Basis::Identity, asks asks_for_identity;
     built_in::headers::EditHeaders => Basis::Line;
 }
 
@@ -120,7 +127,9 @@ impl<F: Replayable> Filter for Recorded<F> {
     fn request(&self, request: &mut RequestHead, exchange: &mut Exchange) -> Verdict {
         let Some(then) = exchange.extension::<Then>() else { return self.0.request(request, exchange) };
         let mut found = then.found.lock().unwrap_or_else(PoisonError::into_inner);
-        let refused_for = |prefix: &str| then.refused.filter(|reason| reason.as_str().starts_with(prefix));
+        let refused_for =
+            |prefixes: &[&str]| then.refused.filter(|reason| prefixes.iter().any(|prefix| reason.as_str().starts_with(prefix)));
+        let for_identity = || then.refused.filter(|reason| *reason == reason::IDENTITY_MISSING && self.0.asks_for_identity());
         let mut lacks = None;
         let answer = match F::BASIS {
             Basis::Line => None,
@@ -130,7 +139,7 @@ impl<F: Replayable> Filter for Recorded<F> {
                 (None, Some(who)) => Answer::Passed(Some(who)),
                 (None, None) => Answer::Unknown,
             }),
-            Basis::Certificate => Some(match refused_for("cert.") {
+            Basis::Certificate => Some(match refused_for(&["cert."]) {
                 Some(reason) => Answer::Refused(reason),
                 // Its own principal, unless one was known before.
                 None if then.facts.has_certificate() => {
@@ -139,8 +148,8 @@ impl<F: Replayable> Filter for Recorded<F> {
                 None => Answer::Unknown,
             }),
             Basis::Elsewhere => Some(Answer::Unknown),
-            Basis::Count => Some(refused_for("rate.").map_or(Answer::Passed(None), Answer::Refused)),
-            Basis::Identity(reasons) => Some(refused_for(reasons).map_or(Answer::Passed(None), Answer::Refused)),
+            Basis::Count => Some(refused_for(&["rate."]).or_else(for_identity).map_or(Answer::Passed(None), Answer::Refused)),
+            Basis::Identity => Some(for_identity().map_or(Answer::Passed(None), Answer::Refused)),
             Basis::Facts => {
                 let facts = self.0.facts(request);
                 let who = exchange.principal().is_some();

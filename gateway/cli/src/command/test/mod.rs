@@ -161,6 +161,7 @@ mod tests {
             status: None,
             reason: None,
             checks: Vec::new(),
+            shadow: Vec::new(),
             upstream_headers: BTreeMap::from([
                 ("x-user".into(), "alice".into()),
                 ("x-two".into(), serde_json::json!(["a", "b"])),

@@ -47,7 +47,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
             tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err("it did not answer in time".into()))
         });
         runtime.shutdown_background();
-        answer.map_err(|error| format!("cannot ask the gateway at http://{place}: {error}"))
+        let guessed = arguments.admin.is_none() && arguments.config.is_none();
+        answer.map_err(|error| unanswered(place, &error.to_string(), guessed))
     });
     match asked {
         Err(message) => fail(USAGE, message),
@@ -70,6 +71,12 @@ pub fn run(arguments: Arguments) -> ExitCode {
             Err(error) => fail(USAGE, format!("the gateway's answer is not one of this version: {error}")),
         },
     }
+}
+
+/// `guessed`: nobody has named the place, and so it may be another.
+fn unanswered(place: &str, error: &str, guessed: bool) -> String {
+    let hint = if guessed { "; if its admin listener is elsewhere, say so with --admin URL or -c FILE" } else { "" };
+    format!("cannot ask the gateway at http://{place}: {error}{hint}")
 }
 
 fn text(value: Value, list: bool) -> serde_json::Result<String> {
@@ -105,4 +112,16 @@ fn prepare(arguments: &Arguments) -> Result<Question, String> {
     // The first line, as the gateway reads it.
     let first = |text: String| text.lines().next().unwrap_or_default().trim().to_owned();
     Ok(Question { place, path, token: file.map(|file| input::token(file).map(first)).transpose()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_named_no_gateway_is_told_how_to() {
+        let told = unanswered("127.0.0.1:9090", "Connection refused", true);
+        assert!(told.contains("127.0.0.1:9090: Connection refused; ") && told.contains("--admin URL or -c FILE"), "{told}");
+        assert!(unanswered("edge:9090", "Connection refused", false).ends_with("Connection refused"));
+    }
 }

@@ -5,6 +5,7 @@
 //! is compiled.
 
 mod listener;
+pub mod needs;
 mod pool;
 mod route;
 mod values;
@@ -53,7 +54,14 @@ pub fn check(raw: &Config, findings: &mut Findings) {
             at_least_one("buffer", *buffer, findings);
         });
     }
-    findings.within("issuers", |findings| issuers.keys().for_each(|name| check_name(name, name, findings)));
+    findings.within("issuers", |findings| {
+        for (name, issuer) in issuers {
+            check_name(name, name, findings);
+            if let Some(doubt) = portcullis_identity::doubt(issuer) {
+                findings.warning(doubt.at(name.as_str()));
+            }
+        }
+    });
     findings.within("pools", |findings| {
         for (name, pool) in pools {
             check_name(name, name, findings);

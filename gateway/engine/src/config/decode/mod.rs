@@ -8,7 +8,7 @@ mod decoder;
 mod literal;
 mod problem;
 
-use super::document::{Fault, Node, NodeId, SourceId};
+use super::document::{Entry, Fault, Node, NodeId, SourceId};
 use super::filter_entry::FilterEntry;
 use super::parse::parse;
 use crate::group::Combination;
@@ -52,9 +52,20 @@ pub fn decode_filter(tree: &Node, path: &[Segment], entry: &FilterEntry, table: 
     let Some(written) = written else {
         return Err(vec![Fault::new(format!("the configuration of `{}` is missing", entry.name), key_span)]);
     };
-    collect(&written.value, Some(&written.key), |decoder| {
+    let pending = collect(&written.value, Some(&written.key), |decoder| {
         factory.decode(&mut <dyn erased_serde::Deserializer<'_>>::erase(decoder))
-    })
+    });
+    pending.map_err(|faults| faults.into_iter().map(|fault| beside(fault, written)).collect())
+}
+
+/// `mode` belongs to every filter, and so stands beside its name. Within it, few filters know one of their own.
+fn beside(fault: Fault, filter: &Entry) -> Fault {
+    let is_mode = |entry: &Entry| entry.name() == "mode" && Some(entry.key.span) == fault.span;
+    if fault.message == "unknown key `mode`" && filter.value.entries().iter().any(is_mode) {
+        let name = filter.name();
+        return fault.help(format!("write it beside `{name}`, not within: `- {name}: {{ … }}`, and `mode: …` in a line below"));
+    }
+    fault
 }
 
 /// Reads the members of a group, which `path` leads to, as entries: their own configurations are read one by one.
