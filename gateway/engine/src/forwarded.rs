@@ -1,5 +1,6 @@
 //! Who the client is when other proxies stand before this one, and what upstreams are told about it.
 
+use portcullis_plugin::headers::Lengths;
 use portcullis_plugin::units::Network;
 use portcullis_plugin::{Connection, DecisionId, Headers, RequestHead};
 use std::net::IpAddr;
@@ -55,7 +56,7 @@ impl TrustedProxies {
         let proto = request.headers().get_str("x-forwarded-proto").filter(|proto| trusted && matches!(*proto, "http" | "https"));
         let proto = if proto == Some("https") || (proto.is_none() && scheme == "https") { "https" } else { "http" };
         let host = request.headers().get("x-forwarded-host").filter(|_| trusted).map(<[u8]>::to_vec);
-        request.headers_mut().driver_retain(|name, _| !is_forwarding(name, trusted));
+        request.headers_mut().driver_strip(Lengths::ALL, |name| is_forwarding(name, trusted));
         let (authority, headers) = request.driver_authority_and_headers();
         let mut space = [0; LONGEST_ADDRESS];
         let address = address_text(source, &mut space);

@@ -5,26 +5,27 @@
 //! `_` (`X-User`, `x_user` and `X.User` are one variable there).
 
 use portcullis_plugin::Headers;
-use portcullis_plugin::headers::FRAMING;
+use portcullis_plugin::headers::{FRAMING, Lengths};
 use std::collections::HashSet;
 
 /// A name up to this long is compared without allocating.
 const SHORT: usize = 64;
 
 /// The names, folded. Made once per configuration.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct OwnedHeaders {
     names: HashSet<Box<[u8]>, ahash::RandomState>,
-    /// One bit for each length that occurs, the last one for all from 63 on: most fields are told apart by this alone.
-    lengths: u64,
+    lengths: Lengths,
+}
+
+impl Default for OwnedHeaders {
+    fn default() -> Self {
+        Self { names: HashSet::default(), lengths: Lengths::NONE }
+    }
 }
 
 fn fold(b: u8) -> u8 {
     if b.is_ascii_alphanumeric() { b.to_ascii_lowercase() } else { b'-' }
-}
-
-fn length_bit(length: usize) -> u64 {
-    1 << length.min(63)
 }
 
 impl OwnedHeaders {
@@ -32,7 +33,7 @@ impl OwnedHeaders {
         let mut owned = Self::default();
         // What frames a message is the driver's, whoever claims it.
         for name in names.into_iter().filter(|name| !FRAMING.contains(&&*name.to_ascii_lowercase())) {
-            owned.lengths |= length_bit(name.len());
+            owned.lengths = owned.lengths.and(name.len());
             owned.names.insert(name.bytes().map(fold).collect());
         }
         owned
@@ -40,11 +41,11 @@ impl OwnedHeaders {
 
     /// Removes every field with an owned name or a look-alike of one, and says how many there were.
     pub fn strip(&self, headers: &mut Headers) -> usize {
-        if self.lengths == 0 {
+        if self.lengths == Lengths::NONE {
             return 0;
         }
         let before = headers.len();
-        headers.driver_retain(|name, _| !self.owns_bytes(name));
+        headers.driver_strip(self.lengths, |name| self.owns_bytes(name));
         before - headers.len()
     }
 
@@ -54,7 +55,7 @@ impl OwnedHeaders {
     }
 
     fn owns_bytes(&self, name: &[u8]) -> bool {
-        if self.lengths & length_bit(name.len()) == 0 {
+        if !self.lengths.has(name.len()) {
             return false;
         }
         let mut short = [0u8; SHORT];

@@ -312,12 +312,12 @@ impl Headers {
         Self { buffer, fields: FIELDS.with(|spares| spares.take(24)), live: 0, max_fields }
     }
 
-    /// Appends every field to `out` as a line of HTTP/1, but for those of which `skip` says so by their name. Lines that follow one
-    /// another in the buffer are copied together.
-    pub fn driver_write_lines(&self, out: &mut Vec<u8>, mut skip: impl FnMut(&[u8]) -> bool) {
+    /// Appends every field to `out` as a line of HTTP/1, but for those of which `skip` says so by their name; names of other `lengths`
+    /// are not asked for. Lines that follow one another in the buffer are copied together.
+    pub fn driver_write_lines(&self, out: &mut Vec<u8>, lengths: Lengths, mut skip: impl FnMut(&[u8]) -> bool) {
         let mut run = 0..0;
         for field in &self.fields {
-            if field.dead || skip(self.name_bytes(field)) {
+            if field.dead || lengths.has(usize::from(field.name_len)) && skip(self.name_bytes(field)) {
                 continue;
             }
             let start = field.name as usize;
@@ -398,15 +398,43 @@ impl Headers {
         self.fields.iter().filter(|field| !field.dead).map(|field| (self.name_bytes(field), self.value(field)))
     }
 
-    /// As [`retain`](Self::retain), for framing fields too, and by the bytes of the name.
-    pub fn driver_retain(&mut self, mut keep: impl FnMut(&[u8], &[u8]) -> bool) {
+    /// Removes every field, framing or not, for which `goes` says so by its name. Names of other `lengths` stay unasked.
+    pub fn driver_strip(&mut self, lengths: Lengths, mut goes: impl FnMut(&[u8]) -> bool) {
         for at in 0..self.fields.len() {
             let field = self.fields[at];
-            if !field.dead && !keep(self.name_bytes(&field), self.value(&field)) {
+            if !field.dead && lengths.has(usize::from(field.name_len)) && goes(self.name_bytes(&field)) {
                 self.fields[at].dead = true;
                 self.live -= 1;
             }
         }
+    }
+}
+
+/// Lengths of names: by these alone most fields are told from those that are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lengths(u64);
+
+impl Lengths {
+    pub const ALL: Self = Self(u64::MAX);
+    pub const NONE: Self = Self(0);
+
+    pub const fn of(names: &[&str]) -> Self {
+        let (mut lengths, mut at) = (Self::NONE, 0);
+        while at < names.len() {
+            lengths = lengths.and(names[at].len());
+            at += 1;
+        }
+        lengths
+    }
+
+    /// One bit for each length, the last one for all from 63 on.
+    #[must_use]
+    pub const fn and(self, length: usize) -> Self {
+        Self(self.0 | 1 << if length < 63 { length } else { 63 })
+    }
+
+    pub const fn has(self, length: usize) -> bool {
+        self.0 & 1 << (if length < 63 { length } else { 63 }) != 0
     }
 }
 
@@ -534,7 +562,7 @@ mod tests {
 
     fn written(headers: &Headers, skip: impl FnMut(&[u8]) -> bool) -> String {
         let mut out = Vec::new();
-        headers.driver_write_lines(&mut out, skip);
+        headers.driver_write_lines(&mut out, Lengths::ALL, skip);
         String::from_utf8(out).unwrap()
     }
 
@@ -572,6 +600,24 @@ mod tests {
         let mut beyond = ReadFields::new(section, 1);
         beyond.add(6..7, 9..10).unwrap();
         assert!(beyond.finish(11, 0).is_err());
+    }
+
+    #[test]
+    fn only_names_of_the_lengths_are_looked_at() {
+        let long = "x".repeat(70);
+        let lengths = Lengths::of(&["te", &long]);
+        assert_eq!(
+            [0, 1, 2, 3, 62, 63, 64, 70, 999].map(|length| lengths.has(length)),
+            [false, false, true, false, false, true, true, true, true]
+        );
+        assert!(Lengths::ALL.has(0) && !Lengths::NONE.has(63));
+        let mut headers = sample();
+        headers.driver_strip(Lengths::of(&["x-user", "content-length"]), |name| !is_named(name, b"accept"));
+        assert_eq!(headers.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["Accept"]);
+        assert_eq!(headers.len(), 1);
+        let mut out = Vec::new();
+        headers.driver_write_lines(&mut out, Lengths::of(&["te"]), |_| true);
+        assert_eq!(out, b"Accept: a\r\n");
     }
 
     #[test]

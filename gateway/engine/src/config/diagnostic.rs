@@ -150,12 +150,19 @@ impl Location {
         let start = text.floor_char_boundary(self.start.min(text.len()));
         let begin = text[..start].rfind(['\n', '\r']).map_or(0, |at| at + 1);
         let finish = text[start..].find(['\n', '\r']).map_or(text.len(), |at| start + at);
-        if finish - begin > MAX_SHOWN_LINE {
+        if finish - begin > MAX_SHOWN_LINE || has_credentials(&text[begin..finish]) {
             return None;
         }
         let end = text.ceil_char_boundary(self.end.clamp(start, finish));
         Some((&text[begin..finish], start - begin..end - begin))
     }
+}
+
+/// Whether an address in the line has a user, and so perhaps a password, in it.
+fn has_credentials(line: &str) -> bool {
+    let authority =
+        |rest: &&str| rest.split(['/', '?', '#', '"', '\'', ' ']).next().is_some_and(|authority| authority.contains('@'));
+    line.split("://").skip(1).any(|rest| authority(&rest))
 }
 
 impl fmt::Display for Location {

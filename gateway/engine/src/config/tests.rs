@@ -427,3 +427,15 @@ fn said(text: &str) {
     found.render(true);
     found.to_json();
 }
+
+#[test]
+fn a_line_with_a_password_in_an_address_is_not_shown() {
+    for (value, shown) in [("http://bob:s3cretpw@sso.test/jwks", false), ("https://sso.test/a@b", true)] {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("edge.yaml");
+        std::fs::write(&file, format!("issuers: {{ main: {{ isuer: \"{value}\" }} }}\n")).unwrap();
+        let found = Loader::new(&|_| None).load(&file).map(|_| ()).unwrap_err().render(false);
+        assert!(found.contains("isuer") && found.contains("edge.yaml:1:"), "{found}");
+        assert_eq!(found.contains(value), shown, "{found}");
+    }
+}

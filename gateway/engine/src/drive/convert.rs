@@ -1,9 +1,10 @@
 //! Between our heads and those of Pingora and the h2 library. The only place that knows both.
 
+use crate::rescue;
 use bytes::Bytes;
 use pingora::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
-use portcullis_plugin::headers::is_named;
+use portcullis_plugin::headers::{Lengths, is_named};
 use portcullis_plugin::{Headers, RequestHead, ResponseHead};
 use std::io;
 
@@ -73,6 +74,7 @@ fn is_one(name: &[u8], known: &[&str]) -> bool {
 /// make a 101 or a 426 what it is.
 pub fn strip_hop_fields(response: &mut ResponseHead) {
     const OF_ONE_HOP: &[&str] = &["keep-alive", "proxy-connection", "proxy-authenticate", "te"];
+    const HOP_LENGTHS: Lengths = Lengths::of(OF_ONE_HOP).and("connection".len()).and("upgrade".len());
     // The last two are no names of fields, and what most backends send.
     const NEVER_NOMINATED: &[&str] = &["connection", "content-length", "transfer-encoding", "upgrade", "keep-alive", "close"];
     let mut nominated: Vec<String> = Vec::new();
@@ -84,19 +86,15 @@ pub fn strip_hop_fields(response: &mut ResponseHead) {
         }
     }
     let status = response.status();
-    response.headers_mut().driver_retain(|name, _| {
-        // The lengths of the names below: nearly every field has another.
-        if nominated.is_empty() && !matches!(name.len(), 2 | 7 | 10 | 16 | 18) {
-            return true;
+    let lengths = if nominated.is_empty() { HOP_LENGTHS } else { Lengths::ALL };
+    response.headers_mut().driver_strip(lengths, |name| {
+        if is_named(name, b"connection") {
+            return status != 101;
         }
-        let is = |known: &&str| is_named(name, known.as_bytes());
-        if is(&"connection") {
-            return status == 101;
+        if is_named(name, b"upgrade") {
+            return !matches!(status, 101 | 426);
         }
-        if is(&"upgrade") {
-            return matches!(status, 101 | 426);
-        }
-        !OF_ONE_HOP.iter().any(is) && !nominated.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(name))
+        is_one(name, OF_ONE_HOP) || nominated.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(name))
     });
 }
 
@@ -137,7 +135,9 @@ pub fn http2_response(head: ResponseHead) -> io::Result<http::Response<()>> {
             continue;
         }
         let name = http::HeaderName::from_bytes(name).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
-        let value = http::HeaderValue::from_maybe_shared(buffer.slice(value)).map_err(invalid)?;
+        let mut value = http::HeaderValue::from_maybe_shared(buffer.slice(value)).map_err(invalid)?;
+        // No two are the same: remembered for compression (RFC 7541, section 7.1.3), it would only push out what comes again.
+        value.set_sensitive(name == rescue::DECISION_ID);
         headers.append(name, value);
     }
     let mut response = http::Response::new(());

@@ -31,9 +31,11 @@ thread_local! {
 pub struct Boxed(Option<Box<Option<Run>>>);
 
 impl Boxed {
-    fn new(run: Run) -> Self {
+    /// Made in its place: it is large.
+    #[inline]
+    fn new(run: impl FnOnce() -> Run) -> Self {
         let mut place = SPARES.with_borrow_mut(Vec::pop).unwrap_or_default();
-        *place = Some(run);
+        *place = Some(run());
         Self(Some(place))
     }
 }
@@ -85,7 +87,7 @@ pub async fn judge(
     let connection = Arc::clone(&client.connection);
     let too_large = matches!((plan.body_limit, &framing.body), (Some(limit), BodyLength::Exact(len)) if *len > limit);
     let closes = framing.expect_continue || too_large;
-    let mut run = Boxed::new(Run::new(snapshot, plan, connection, certificate, request, framing, now));
+    let mut run = Boxed::new(|| Run::new(snapshot, plan, connection, certificate, request, framing, now));
     let next = match run.judge().await {
         Next::Forward(_) if too_large => Next::Reply(run.fail(Cause::BodyTooLarge)),
         next => next,

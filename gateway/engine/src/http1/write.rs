@@ -1,7 +1,7 @@
 //! Writes heads in the one form that every HTTP/1 parser reads alike.
 
 use crate::normalise::{BodyLength, Framing, is_of_this_hop};
-use portcullis_plugin::headers::is_named;
+use portcullis_plugin::headers::{Lengths, is_named};
 use portcullis_plugin::{RequestHead, ResponseHead, Version};
 
 /// Appends the head to `out`, for a parser behind this one. The framing fields are written from `framing`, and from nothing
@@ -15,7 +15,7 @@ pub fn write_head(head: &RequestHead, framing: &Framing, out: &mut Vec<u8>) {
     if !head.authority().is_empty() {
         field(out, "Host", head.authority().as_bytes());
     }
-    head.headers().driver_write_lines(out, is_of_this_hop);
+    head.headers().driver_write_lines(out, Lengths::ALL, is_of_this_hop);
     match framing.body {
         BodyLength::None => {}
         BodyLength::Exact(length) => field(out, "Content-Length", itoa::Buffer::new().format(length).as_bytes()),
@@ -46,10 +46,8 @@ pub fn write_upstream(head: &RequestHead, host: &str, body: BodyLength, out: &mu
         field(out, "Host", host.as_bytes());
     }
     // What the normaliser put back of the framing is written below; a filter can set none of these.
-    head.headers().driver_write_lines(out, |name| match name.len() {
-        14 => is_named(name, b"content-length"),
-        2 => is_named(name, b"te"),
-        _ => false,
+    head.headers().driver_write_lines(out, const { Lengths::of(&["content-length", "te"]) }, |name| {
+        is_named(name, b"content-length") || is_named(name, b"te")
     });
     match body {
         BodyLength::None => {}
@@ -74,10 +72,8 @@ pub fn write_response(head: &ResponseHead, chunked: bool, connection: Option<&st
         out.extend_from_slice(reason.unwrap_or_default().as_bytes());
         out.extend_from_slice(b"\r\n");
     }
-    head.headers().driver_write_lines(out, |name| match name.len() {
-        17 => is_named(name, b"transfer-encoding"),
-        14 => chunked && is_named(name, b"content-length"),
-        _ => false,
+    head.headers().driver_write_lines(out, const { Lengths::of(&["transfer-encoding", "content-length"]) }, |name| {
+        is_named(name, b"transfer-encoding") || chunked && is_named(name, b"content-length")
     });
     if chunked {
         field(out, "Transfer-Encoding", b"chunked");

@@ -8,7 +8,7 @@
 
 use super::host;
 use super::refusal::{Refusal, shown};
-use portcullis_plugin::headers::is_name;
+use portcullis_plugin::headers::{Lengths, is_name};
 use portcullis_plugin::{HeaderError, Headers, Version};
 
 /// Fields that have one value and on which somebody decides. Each may come once.
@@ -341,8 +341,8 @@ impl Survey {
 
     /// Takes out what belongs to this hop, and gives the rest its one form.
     pub fn clean(&self, headers: &mut Headers, content_length: Option<u64>) -> Result<(), HeaderError> {
-        headers.driver_retain(|name, _| {
-            !is_of_this_hop(name) && !self.nominated.iter().any(|nominated| name.eq_ignore_ascii_case(nominated.as_bytes()))
+        headers.driver_strip(Lengths::ALL, |name| {
+            is_of_this_hop(name) || self.nominated.iter().any(|nominated| name.eq_ignore_ascii_case(nominated.as_bytes()))
         });
         if self.cookies > 1 {
             // RFC 9113, section 8.2.3. Also for HTTP/1, where servers differ in which of several lines they read.
