@@ -20,7 +20,7 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -126,7 +126,10 @@ pub struct ClientStream {
     http2: bool,
     preface: Option<Preface>,
     ssl: Option<Arc<SslDigest>>,
-    socket: Arc<SocketDigest>,
+    /// What Pingora wants to know of the socket, made when it asks: most connections are none of Pingora's.
+    socket: OnceLock<Arc<SocketDigest>>,
+    /// The real client's address and ours.
+    addresses: Option<Box<(SocketAddr, SocketAddr)>>,
     proxy: Option<Arc<ProxyDigest>>,
     established: SystemTime,
 }
@@ -142,16 +145,33 @@ impl ClientStream {
     }
 
     fn new(transport: Transport, ahead: Bytes, ssl: Option<Arc<SslDigest>>) -> Self {
-        let socket = Arc::new(SocketDigest::from_raw_fd(transport.socket().tcp.as_raw_fd()));
-        Self { transport, ahead, http2: false, preface: None, ssl, socket, proxy: None, established: SystemTime::now() }
+        Self {
+            transport,
+            ahead,
+            http2: false,
+            preface: None,
+            ssl,
+            socket: OnceLock::new(),
+            addresses: None,
+            proxy: None,
+            established: SystemTime::now(),
+        }
     }
 
     /// The addresses that Pingora reports, so that it need not ask the kernel, and reports the real client.
-    pub(super) fn addresses(self, source: SocketAddr, local: SocketAddr) -> Self {
-        // The cells are new, so setting them cannot fail.
-        let _ = self.socket.peer_addr.set(Some(PingoraAddr::Inet(source)));
-        let _ = self.socket.local_addr.set(Some(PingoraAddr::Inet(local)));
+    pub(super) fn addresses(mut self, source: SocketAddr, local: SocketAddr) -> Self {
+        self.addresses = Some(Box::new((source, local)));
         self
+    }
+
+    fn make_digest(&self) -> Arc<SocketDigest> {
+        let digest = SocketDigest::from_raw_fd(self.transport.socket().tcp.as_raw_fd());
+        if let Some((source, local)) = self.addresses.as_deref() {
+            // The cells are new, so setting them cannot fail.
+            let _ = digest.peer_addr.set(Some(PingoraAddr::Inet(*source)));
+            let _ = digest.local_addr.set(Some(PingoraAddr::Inet(*local)));
+        }
+        Arc::new(digest)
     }
 
     /// The client speaks HTTP/2 and owes the preface by `due`.
@@ -276,11 +296,11 @@ impl GetProxyDigest for ClientStream {
 
 impl GetSocketDigest for ClientStream {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        Some(Arc::clone(&self.socket))
+        Some(Arc::clone(self.socket.get_or_init(|| self.make_digest())))
     }
 
     fn set_socket_digest(&mut self, socket_digest: SocketDigest) {
-        self.socket = Arc::new(socket_digest);
+        self.socket = OnceLock::from(Arc::new(socket_digest));
     }
 }
 
