@@ -13,7 +13,7 @@ demo: tools ## The whole product on this machine, explained
 
 test: tools peers ## Every test; those against real peers run when the peer is there
 	cargo $(TEST) --workspace --no-fail-fast
-	PORTCULLIS_TEST_DRIVER=pingora cargo $(TEST) -p portcullis --test e2e --no-fail-fast
+	PORTCULLIS_TEST_DRIVER=pingora PORTCULLIS_TEST_PARK=0 cargo $(TEST) -p portcullis --test e2e --no-fail-fast
 	cargo test --workspace --doc
 	@if command -v python3 >/dev/null; then python3 -m unittest discover -q -s benches/compare; else echo "python3 is not here: the comparison's own tests are skipped"; fi
 

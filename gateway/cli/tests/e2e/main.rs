@@ -21,6 +21,7 @@ mod http2;
 mod http2_ends;
 mod http2_messages;
 mod messages;
+mod parked;
 mod preflight;
 mod protocols;
 mod slow;

@@ -3,7 +3,8 @@
 
 use portcullis::config::inspect::{self, Inspection};
 use portcullis::explain::{Query, explain};
-use portcullis::{Gateway, Handle};
+use crate::support::builder;
+use portcullis::Handle;
 use portcullis_testkit::pki::{Identity, Pki, client_config};
 use portcullis_testkit::{Alg, Client, Provider, Response, Upstream, until};
 use serde_json::Value;
@@ -100,7 +101,7 @@ impl Builder {
         let path = folder.path().join("edge.yaml");
         let text = format!("{begin}{}", config.replace(ISSUER, provider.issuer()));
         std::fs::write(&path, super::support::driven(&text)).unwrap();
-        let gateway = match Gateway::builder().config_file(&path).watch_files(self.watch).start().await {
+        let gateway = match builder().config_file(&path).watch_files(self.watch).start().await {
             Ok(gateway) => gateway,
             Err(error) => panic!("{error}"),
         };

@@ -6,6 +6,7 @@ use portcullis_testkit::{Client, Http2Client, PATIENCE, until};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// The name in the certificate that [`Setup::tls`] makes.
@@ -47,6 +48,15 @@ pub fn driven(config: &str) -> String {
     lines.join("\n") + "\n"
 }
 
+/// With `PORTCULLIS_TEST_PARK=0`, every connection is parked as soon as it waits.
+pub fn builder() -> Builder {
+    let builder = Gateway::builder();
+    match std::env::var("PORTCULLIS_TEST_PARK") {
+        Ok(millis) => builder.park_after(Duration::from_millis(millis.parse().unwrap())),
+        Err(_) => builder,
+    }
+}
+
 impl Setup {
     /// Puts `value` in the place of every `name`.
     pub fn with(mut self, name: &str, value: impl ToString) -> Self {
@@ -86,7 +96,7 @@ impl Setup {
 
     pub async fn start_with(self, with: impl FnOnce(Builder) -> Builder) -> Edge {
         let (folder, path) = self.write();
-        let builder = with(Gateway::builder()).config_file(&path).watch_files(folder.2);
+        let builder = with(builder()).config_file(&path).watch_files(folder.2);
         let handle = builder.start().await.unwrap_or_else(|error| panic!("{error}"));
         Edge { handle, folder: folder.0, authority: folder.1 }
     }

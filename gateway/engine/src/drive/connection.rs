@@ -7,6 +7,7 @@
 use super::gate::Gate;
 use super::judge::{Judged, judge};
 use super::lent::{Desk, Lent, hand_over, take};
+use super::lot::{Lot, PARK_AFTER, Waiting};
 use super::pingora::{Driver, Inbound};
 use super::stop::Stop;
 use super::timer::Timer;
@@ -16,12 +17,12 @@ use crate::config::snapshot::{ListenerPlan, Snapshot};
 use crate::connection::Client;
 use crate::exchange::Next;
 use crate::http1::{self, Parsed};
+use crate::listen::Accepted;
 use crate::normalise::{self, BodyLength, Framing, Refusal};
 use crate::refusals;
 use crate::rescue;
 use bytes::BytesMut;
 use pingora::apps::HttpServerApp;
-use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora_proxy::HttpProxy;
 use portcullis_plugin::{Finding, RequestHead, Scheme, Version, reason};
@@ -40,7 +41,11 @@ use tokio_util::task::TaskTracker;
 pub struct Serving {
     pub proxy: Arc<HttpProxy<Driver>>,
     pub shutdown: watch::Receiver<bool>,
+    /// True when open connections are to be broken off.
+    pub broken: watch::Receiver<bool>,
     pub tracker: TaskTracker,
+    /// Where connections are parked; without one, they keep their tasks.
+    pub lot: Option<Arc<Lot>>,
 }
 
 /// A request whose head was read and normalised, with the configuration it will be served by.
@@ -56,6 +61,8 @@ enum More {
     Came,
     Stop,
     Ended,
+    /// Nothing yet: the connection waits for long.
+    Waits,
 }
 
 /// What serves an HTTP/1 connection: handed from one request to the next.
@@ -116,31 +123,75 @@ async fn worker() -> Infallible {
 }
 
 impl Serving {
-    /// Serves a connection to its end.
-    pub async fn serve(self: &Arc<Self>, stream: Stream, client: Arc<Client>, http2: bool) {
+    /// Serves a connection to its end, or until it is parked.
+    pub async fn serve(self: &Arc<Self>, accepted: Accepted, client: Arc<Client>) {
+        let Accepted { stream, http2, permit, .. } = accepted;
         let gate = Box::new(Gate::new(stream, http2));
-        if gate.is_http2() {
+        if http2 {
             // In a place of its own: the other kind of connection needs less.
-            Box::pin(http2::serve(self, gate, client)).await;
+            let served = Box::pin(http2::serve(self, gate, client));
+            self.unless_broken(served).await;
+            drop(permit);
         } else {
-            self.serve_http1(gate, client).await;
+            // The first request has the time of a head; between requests a connection may be idle for longer.
+            let patience = {
+                let (_, plan) = client.current();
+                plan.settings.limits.header_timeout.max(plan.settings.limits.idle_timeout).get()
+            };
+            let waiting = Waiting { gate, client, due: Instant::now() + patience, permit };
+            self.serve_http1(waiting, Duration::ZERO).await;
         }
     }
 
-    async fn serve_http1(self: &Arc<Self>, gate: Box<Gate>, client: Arc<Client>) {
+    /// Goes on with a connection that was parked.
+    pub fn resume(self: &Arc<Self>, waiting: Waiting) {
+        let serving = Arc::clone(self);
+        // The runtime has to see first what woke it.
+        self.tracker.spawn(async move { serving.serve_http1(waiting, PARK_AFTER).await });
+    }
+
+    async fn unless_broken(&self, served: impl Future<Output = ()>) {
+        let mut broken = self.broken.clone();
+        tokio::select! {
+            () = served => {}
+            _ = broken.wait_for(|broken| *broken) => {}
+        }
+    }
+
+    /// It waits for its first request for no less than `least` before it is parked.
+    async fn serve_http1(self: &Arc<Self>, waiting: Waiting, least: Duration) {
+        let Waiting { gate, client, due, permit } = waiting;
+        let mut parking = None;
+        self.unless_broken(async { parking = self.requests(gate, client, due, least).await }).await;
+        let Some((lot, (gate, client, due))) = self.lot.as_ref().zip(parking) else { return drop(permit) };
+        if let Err(waiting) = lot.park(Waiting { gate, client, due, permit }) {
+            // Seldom: something has just come, or the gateway has just stopped.
+            self.resume(waiting);
+        }
+    }
+
+    /// Serves requests, the first of which is to come before `due`. Gives back a connection that waits for long, but not for the
+    /// first one within `least`.
+    async fn requests(
+        self: &Arc<Self>,
+        gate: Box<Gate>,
+        client: Arc<Client>,
+        due: Instant,
+        least: Duration,
+    ) -> Option<(Box<Gate>, Arc<Client>, Instant)> {
         let mut shutdown = self.shutdown.clone();
         let wait = pin!(shutdown.wait_for(|stop| *stop));
         let mut stop = Stop::new(&self.shutdown, wait);
-        // The first request has the time of a head; between requests a connection may be idle for longer.
-        let mut patience = {
-            let (_, plan) = client.current();
-            plan.settings.limits.header_timeout.max(plan.settings.limits.idle_timeout).get()
-        };
+        let parks_after = self.lot.as_ref().map_or(Duration::MAX, |lot| lot.after());
+        let mut least = least;
+        // Until when this wait lasts, where that is known; else for how long.
+        let (mut due, mut patience) = (Some(due), Duration::MAX);
         let mut hand = Hand { serving: Arc::clone(self), gate, client, timer: Timer::default() };
         loop {
             if hand.gate.buffered().is_empty() {
                 let Hand { gate, timer, .. } = &mut hand;
                 gate.rest();
+                let short = patience.min(parks_after.max(least));
                 let more = poll_fn(|context| {
                     if stop.poll(context).is_ready() {
                         return Poll::Ready(More::Stop);
@@ -148,19 +199,28 @@ impl Serving {
                     if let Poll::Ready(read) = gate.poll_fill(context, 0) {
                         return Poll::Ready(if matches!(read, Ok(1..)) { More::Came } else { More::Ended });
                     }
-                    timer.poll(context, patience, None).map(|()| More::Ended)
+                    timer.poll(context, short, due).map(|()| if short < patience { More::Waits } else { More::Ended })
                 });
                 match more.await {
                     More::Came => {}
-                    More::Stop => return,
+                    More::Stop => return None,
+                    More::Waits => {
+                        let now = Instant::now();
+                        let due = due.unwrap_or_else(|| now + patience.saturating_sub(short));
+                        if due > now {
+                            return Some((hand.gate, hand.client, due));
+                        }
+                        pingora::protocols::Shutdown::shutdown(&mut *hand.gate).await;
+                        return None;
+                    }
                     More::Ended => {
                         pingora::protocols::Shutdown::shutdown(&mut *hand.gate).await;
-                        return;
+                        return None;
                     }
                 }
             }
-            let Some(served) = Lent::new(&REQUESTS, hand, worker).await else { return };
-            (hand, patience) = served;
+            (hand, patience) = Lent::new(&REQUESTS, hand, worker).await?;
+            (due, least) = (None, Duration::ZERO);
         }
     }
 

@@ -5,13 +5,13 @@
 //! after it for the next head. So neither a pipelining client nor a smuggler decides what Pingora takes for a body.
 
 use super::chunked::{ChunkError, Scanner};
+use crate::listen::ClientStream;
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::tls::{SslDigest, TlsRef};
 use pingora::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest, UniqueID,
-    UniqueIDType,
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID, UniqueIDType,
 };
 use std::cell::RefCell;
 use std::fmt;
@@ -67,7 +67,7 @@ enum Allowance {
 }
 
 pub struct Gate {
-    inner: Stream,
+    inner: ClientStream,
     http2: bool,
     buffer: BytesMut,
     allowance: Allowance,
@@ -75,7 +75,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    pub fn new(inner: Stream, http2: bool) -> Self {
+    pub fn new(inner: ClientStream, http2: bool) -> Self {
         let allowance = if http2 { Allowance::Open } else { Allowance::Spent };
         Self { inner, http2, buffer: BytesMut::new(), allowance, broken: None }
     }
@@ -104,6 +104,23 @@ impl Gate {
                 }
             });
         }
+    }
+
+    /// Takes the socket away from the runtime while a request is waited for, if nothing of one is there.
+    pub fn park(&mut self) -> Option<std::net::TcpStream> {
+        if self.http2 || !self.buffer.is_empty() || !matches!(self.allowance, Allowance::Spent) {
+            return None;
+        }
+        self.rest();
+        self.inner.park()
+    }
+
+    /// Takes back what [`park`](Self::park) took away.
+    ///
+    /// # Errors
+    /// If the runtime cannot watch the socket.
+    pub fn resume(&mut self, socket: std::net::TcpStream) -> io::Result<()> {
+        self.inner.resume(socket)
     }
 
     /// Reads more into the buffer. 0 is the end of the stream.

@@ -7,6 +7,7 @@
 //! - [`which`]: the driver of each request
 //! - [`direct`]: to backends that speak HTTP/1, without Pingora's proxy; [`timer`] is its clock
 //! - [`lent`] and [`spare`]: what a thread lends to requests, so that they need no allocation
+//! - [`lot`]: where connections wait that have waited for a while
 //! - [`stop`]: the wait for the end of the gateway
 //! - [`convert`]: between our heads and Pingora's
 //! - [`pingora`]: the only implementation of `ProxyHttp`; its phases call the exchange
@@ -19,6 +20,7 @@ pub mod gate;
 pub mod http2;
 pub mod judge;
 mod lent;
+pub mod lot;
 pub mod pingora;
 mod spare;
 mod stop;

@@ -59,14 +59,14 @@ pub(super) async fn establish(
     let Some(SetUp { stream, tls, certificate, http2 }) = set_up else {
         return Ok(None);
     };
-    let mut stream = stream.addresses(source, local);
+    let connection = Arc::new(Connection { listener: Arc::clone(&settings.name), peer, source, local, tls });
+    let mut stream = stream.of(Arc::clone(&connection));
     if http2 {
         stream = stream.http2(Instant::now() + settings.limits.header_timeout.get());
     }
-    let connection = Connection { listener: Arc::clone(&settings.name), peer, source, local, tls };
     Ok(Some(Accepted {
-        stream: Box::new(stream),
-        connection: Arc::new(connection),
+        stream,
+        connection,
         certificate: certificate.map(Arc::new),
         http2,
         settings,

@@ -27,11 +27,11 @@ pub mod tls;
 pub use bind::bind;
 pub use client_auth::ClientChain;
 pub use limits::Permit;
+pub use stream::ClientStream;
 pub use tls::TlsSettings;
 
 use crate::config::raw;
 use limits::Permits;
-use pingora::protocols::Stream;
 use portcullis_plugin::units::Network;
 use portcullis_plugin::{CertificateStatus, Connection};
 use refusal::Refusal;
@@ -67,7 +67,7 @@ impl ListenerSettings {
 
 /// A connection that is ready for HTTP.
 pub struct Accepted {
-    pub stream: Stream,
+    pub stream: ClientStream,
     pub connection: Arc<Connection>,
     /// The chain the client presented; judge it with [`ListenerSettings::certificate_status`].
     pub certificate: Option<Arc<ClientChain>>,

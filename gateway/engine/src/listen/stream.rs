@@ -9,15 +9,12 @@ use pingora::protocols::l4::socket::SocketAddr as PingoraAddr;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::tls::SslDigest;
 use pingora::protocols::{
-    ALPN, Digest, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
-    UniqueID, UniqueIDType,
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
+    UniqueIDType,
 };
-use pingora_http::ResponseHeader;
-use portcullis_plugin::TlsFacts;
-use std::any::Any;
+use portcullis_plugin::{Connection, TlsFacts};
 use std::fmt;
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -38,7 +35,8 @@ const GOODBYE: Duration = Duration::from_secs(2);
 ///
 /// It lies below TLS, where every byte the client's machine took counts as progress.
 pub(super) struct Socket {
-    tcp: TcpStream,
+    /// `None` while the connection is parked.
+    tcp: Option<TcpStream>,
     write_timeout: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
     waiting: bool,
@@ -46,7 +44,18 @@ pub(super) struct Socket {
 
 impl Socket {
     pub(super) fn new(tcp: TcpStream, write_timeout: Duration) -> Self {
-        Self { tcp, write_timeout, stalled: None, waiting: false }
+        Self { tcp: Some(tcp), write_timeout, stalled: None, waiting: false }
+    }
+
+    fn poll_with<T>(&mut self, poll: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        match &mut self.tcp {
+            Some(tcp) => poll(Pin::new(tcp)),
+            None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        }
+    }
+
+    fn descriptor(&self) -> UniqueIDType {
+        self.tcp.as_ref().map_or(-1, AsRawFd::as_raw_fd)
     }
 
     /// Passes on what a write came to; one that waits for too long fails.
@@ -68,33 +77,33 @@ impl Socket {
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_read(cx, buf)
+        self.get_mut().poll_with(|tcp| tcp.poll_read(cx, buf))
     }
 }
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = Pin::new(&mut this.tcp).poll_write(cx, buf);
+        let written = this.poll_with(|tcp| tcp.poll_write(cx, buf));
         this.bounded(cx, written)
     }
 
     fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = Pin::new(&mut this.tcp).poll_write_vectored(cx, bufs);
+        let written = this.poll_with(|tcp| tcp.poll_write_vectored(cx, bufs));
         this.bounded(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
+        true
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_flush(cx)
+        self.get_mut().poll_with(|tcp| tcp.poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_shutdown(cx)
+        self.get_mut().poll_with(|tcp| tcp.poll_shutdown(cx))
     }
 }
 
@@ -108,6 +117,13 @@ impl Transport {
         match self {
             Self::Plain(socket) => socket,
             Self::Tls(tls) => tls.get_ref().0,
+        }
+    }
+
+    fn socket_mut(&mut self) -> &mut Socket {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(tls) => tls.get_mut().0,
         }
     }
 }
@@ -128,9 +144,8 @@ pub struct ClientStream {
     ssl: Option<Arc<SslDigest>>,
     /// What Pingora wants to know of the socket, made when it asks: most connections are none of Pingora's.
     socket: OnceLock<Arc<SocketDigest>>,
-    /// The real client's address and ours.
-    addresses: Option<Box<(SocketAddr, SocketAddr)>>,
-    proxy: Option<Arc<ProxyDigest>>,
+    /// Who the client really is, and where it came to.
+    connection: Option<Arc<Connection>>,
     established: SystemTime,
 }
 
@@ -152,24 +167,47 @@ impl ClientStream {
             preface: None,
             ssl,
             socket: OnceLock::new(),
-            addresses: None,
-            proxy: None,
+            connection: None,
             established: SystemTime::now(),
         }
     }
 
-    /// The addresses that Pingora reports, so that it need not ask the kernel, and reports the real client.
-    pub(super) fn addresses(mut self, source: SocketAddr, local: SocketAddr) -> Self {
-        self.addresses = Some(Box::new((source, local)));
+    /// Pingora reports its addresses, so that it need not ask the kernel, and reports the real client.
+    pub(super) fn of(mut self, connection: Arc<Connection>) -> Self {
+        self.connection = Some(connection);
         self
     }
 
+    /// Takes the socket away from the runtime, for as long as the client is waited for. `None` if something is on its way.
+    pub fn park(&mut self) -> Option<std::net::TcpStream> {
+        if self.preface.is_some() || self.ahead.has_remaining() {
+            return None;
+        }
+        if let Transport::Tls(tls) = &self.transport
+            && tls.get_ref().1.wants_write()
+        {
+            return None;
+        }
+        let socket = self.transport.socket_mut();
+        (socket.stalled, socket.waiting) = (None, false);
+        socket.tcp.take()?.into_std().ok()
+    }
+
+    /// Takes back what [`park`](Self::park) took away.
+    ///
+    /// # Errors
+    /// If the runtime cannot watch the socket.
+    pub fn resume(&mut self, socket: std::net::TcpStream) -> io::Result<()> {
+        self.transport.socket_mut().tcp = Some(TcpStream::from_std(socket)?);
+        Ok(())
+    }
+
     fn make_digest(&self) -> Arc<SocketDigest> {
-        let digest = SocketDigest::from_raw_fd(self.transport.socket().tcp.as_raw_fd());
-        if let Some((source, local)) = self.addresses.as_deref() {
+        let digest = SocketDigest::from_raw_fd(self.transport.socket().descriptor());
+        if let Some(connection) = &self.connection {
             // The cells are new, so setting them cannot fail.
-            let _ = digest.peer_addr.set(Some(PingoraAddr::Inet(*source)));
-            let _ = digest.local_addr.set(Some(PingoraAddr::Inet(*local)));
+            let _ = digest.peer_addr.set(Some(PingoraAddr::Inet(connection.source)));
+            let _ = digest.local_addr.set(Some(PingoraAddr::Inet(connection.local)));
         }
         Arc::new(digest)
     }
@@ -261,7 +299,7 @@ impl Shutdown for ClientStream {
 
 impl UniqueID for ClientStream {
     fn id(&self) -> UniqueIDType {
-        self.transport.socket().tcp.as_raw_fd()
+        self.transport.socket().descriptor()
     }
 }
 
@@ -286,11 +324,7 @@ impl GetTimingDigest for ClientStream {
 
 impl GetProxyDigest for ClientStream {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.proxy.clone()
-    }
-
-    fn set_proxy_digest(&mut self, digest: ProxyDigest) {
-        self.proxy = Some(Arc::new(digest));
+        None
     }
 }
 
@@ -310,24 +344,11 @@ impl fmt::Debug for ClientStream {
     }
 }
 
-/// Gives a connection a value that every HTTP session on it finds again with [`attached`]. One value per connection.
-///
-/// # Errors
-/// None in practice: Pingora makes the place for it out of an HTTP response head, which could fail.
-pub fn attach<T: Any + Send + Sync>(stream: &mut Stream, value: T) -> pingora::Result<()> {
-    let response = Box::new(ResponseHeader::build(200, None)?);
-    stream.set_proxy_digest(ProxyDigest::new(response, Some(Box::new(value))));
-    Ok(())
-}
-
-/// The value of [`attach`], from a session's digest.
-pub fn attached<T: Any + Send + Sync>(digest: &Digest) -> Option<&T> {
-    digest.proxy_digest.as_ref()?.user_data.as_ref()?.downcast_ref()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pingora::protocols::Stream;
+    use std::net::SocketAddr;
     use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
 
@@ -361,20 +382,42 @@ mod tests {
         assert!(pingora::protocols::http::v2::server::handshake(Box::new(stream), None).await.is_err());
     }
 
+    fn from(source: SocketAddr) -> Arc<Connection> {
+        let local = "127.0.0.1:80".parse().unwrap();
+        Arc::new(Connection { listener: "edge".into(), peer: source, source, local, tls: None })
+    }
+
     #[tokio::test]
     async fn pingora_reads_requests_and_the_real_client_from_it() {
         let (_client, socket) = pair(LONG).await;
         let source = "192.0.2.7:1234".parse().unwrap();
-        let mut stream: Stream = Box::new(
-            ClientStream::plain(socket, Bytes::from_static(b"GET /a HTTP/1.1\r\nHost: a.test\r\n\r\n"))
-                .addresses(source, "127.0.0.1:80".parse().unwrap()),
-        );
-        attach(&mut stream, "context").unwrap();
+        let ahead = Bytes::from_static(b"GET /a HTTP/1.1\r\nHost: a.test\r\n\r\n");
+        let stream: Stream = Box::new(ClientStream::plain(socket, ahead).of(from(source)));
         let mut session = pingora::protocols::http::ServerSession::new_http1(stream);
         assert!(session.read_request().await.unwrap());
         assert_eq!(session.req_header().uri.path(), "/a");
         assert_eq!(session.client_addr(), Some(&PingoraAddr::Inet(source)));
-        assert_eq!(session.digest().and_then(attached::<&str>), Some(&"context"));
+    }
+
+    #[tokio::test]
+    async fn a_parked_stream_fails_and_goes_on_where_it_was() {
+        let (mut client, socket) = pair(LONG).await;
+        let mut stream = ClientStream::plain(socket, Bytes::new());
+        let parked = stream.park().unwrap();
+        assert_eq!(stream.read_u8().await.unwrap_err().kind(), io::ErrorKind::NotConnected);
+        client.write_all(b"x").await.unwrap();
+        stream.resume(parked).unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), b'x');
+        stream.write_all(b"y").await.unwrap();
+        assert_eq!(client.read_u8().await.unwrap(), b'y');
+    }
+
+    #[tokio::test]
+    async fn what_has_bytes_or_a_preface_to_come_is_not_parked() {
+        let (_client, socket) = pair(LONG).await;
+        assert!(ClientStream::plain(socket, Bytes::from_static(b"x")).park().is_none());
+        let (_client, socket) = pair(LONG).await;
+        assert!(ClientStream::plain(socket, Bytes::new()).http2(Instant::now() + LONG).park().is_none());
     }
 
     #[tokio::test]
@@ -402,18 +445,5 @@ mod tests {
             }
         };
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-    }
-
-    #[tokio::test]
-    async fn what_is_attached_is_found_through_the_digest() {
-        let (_client, socket) = pair(LONG).await;
-        let source = "192.0.2.7:1234".parse().unwrap();
-        let mut stream: Stream =
-            Box::new(ClientStream::plain(socket, Bytes::new()).addresses(source, "127.0.0.1:80".parse().unwrap()));
-        attach(&mut stream, 7_u32).unwrap();
-        let digest = Digest { proxy_digest: stream.get_proxy_digest(), ..Digest::default() };
-        assert_eq!(attached::<u32>(&digest), Some(&7));
-        assert_eq!(attached::<u64>(&digest), None);
-        assert_eq!(stream.get_socket_digest().unwrap().peer_addr(), Some(&PingoraAddr::Inet(source)));
     }
 }

@@ -34,6 +34,8 @@ pub struct Metrics {
     /// Failed attempts to write to or to open the access log.
     pub access_log_errors: IntCounter,
     pub audit: AuditMetrics,
+    /// Client connections that are parked.
+    pub parked: IntGauge,
     config_generation: IntGauge,
     reload_success: IntGauge,
     reload_success_time: Gauge,
@@ -113,6 +115,10 @@ impl Metrics {
                     "Whether the audit log cannot be written now (1). Requests are then refused, unless on_failure is drop.",
                 )?,
             },
+            parked: gauge(
+                "portcullis_connections_parked",
+                "Client connections that have waited for a while and hold next to no memory, of all that are open.",
+            )?,
             config_generation: gauge(
                 "portcullis_config_generation",
                 "The number of the running configuration; each one that takes effect gets the next.",
