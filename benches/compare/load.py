@@ -178,7 +178,7 @@ def choose(scenario: Scenario, cpus) -> tuple:
     h2load, wrk = shutil.which("h2load"), shutil.which("wrk")
     if scenario.http2 or scenario.new_connections:
         return (H2load(h2load, cpus), "") if h2load else (None, "h2load is needed for this (package nghttp2-client)")
-    order = [(Wrk, wrk), (H2load, h2load)] if scenario.chain else [(H2load, h2load), (Wrk, wrk)]
+    order = [(Wrk, wrk), (H2load, h2load)] if scenario.token else [(H2load, h2load), (Wrk, wrk)]
     for kind, program in order:
         if program:
             return kind(program, cpus), ""

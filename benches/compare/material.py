@@ -68,11 +68,12 @@ def certificate(folder: Path):
 
 def address_lists(folder: Path, networks: int):
     """Allowed networks that do not touch each other, so that nothing can merge them, and the one the load comes from."""
+    # Every other /24 of 20.0.0.0/6; of more than there are, every other /30.
+    bits = 24 if networks <= 100_000 else 30
     chosen = ["127.0.0.0/8"]
     for index in range(networks - 1):
-        # Every other /24 of 20.0.0.0/6.
-        third = index * 2
-        chosen.append(f"{20 + (third >> 16)}.{(third >> 8) & 255}.{third & 255}.0/24")
+        address = (20 << 24) + (index * 2 << (32 - bits))
+        chosen.append(f"{address >> 24}.{(address >> 16) & 255}.{(address >> 8) & 255}.{address & 255}/{bits}")
     cidrs, geo = folder / "allowed.txt", folder / "allowed.geo"
     cidrs.write_text("".join(f"{network}\n" for network in chosen))
     geo.write_text("".join(f"{network} 1;\n" for network in chosen))

@@ -34,6 +34,7 @@ class Child:
     def __init__(self, name: str, command: list, folder: Path, cpus=()):
         self.name = name
         self.log = folder / f"{name}.out"
+        self.began = time.monotonic()
         with self.log.open("wb") as out:
             # A session of its own: an interrupt from the keyboard comes to us, and we stop it in order.
             self.process = subprocess.Popen(
@@ -41,16 +42,17 @@ class Child:
                 stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, cwd=folder, start_new_session=True,
             )
 
-    def wait_for(self, port: int, seconds: float = 15.0) -> None:
+    def wait_for(self, port: int, seconds: float = 60.0) -> float:
+        """Until it accepts connections: how long that took since it was started, in seconds."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise Failure(f"{self.name} ended at once with {self.process.returncode}:\n{self.tail()}")
             try:
                 with socket.create_connection(("127.0.0.1", port), 0.5):
-                    return
+                    return time.monotonic() - self.began
             except OSError:
-                time.sleep(0.02)
+                time.sleep(0.002)
         raise Failure(f"{self.name} does not listen on {port} after {seconds:.0f} s:\n{self.tail()}")
 
     def tail(self) -> str:

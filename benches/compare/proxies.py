@@ -9,11 +9,14 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from material import AUDIENCE, ISSUER, SCOPE, Material
+from features import with_everything
+from material import AUDIENCE, ISSUER, SCOPE, Material, address_lists
 from processes import Child, Children, Failure, free_port
 from scenarios import SCENARIOS, Scenario
 
@@ -29,6 +32,8 @@ def backend_address(index: int) -> str:
 class Running:
     child: Child
     port: int
+    # From its start to its first connection.
+    start_seconds: float = 0.0
 
 
 @dataclass
@@ -45,6 +50,12 @@ class Place:
 
     def backends(self) -> list:
         return [f"{backend_address(index)}:{self.upstream}" for index in range(self.scenario.backends)]
+
+    def networks(self, folder: Path) -> tuple:
+        """The lists of allowed networks, for the gateway and HAProxy, and for nginx."""
+        if self.scenario.networks:
+            return address_lists(folder, self.scenario.networks)
+        return self.material.cidrs, self.material.geo
 
     def other_paths(self) -> list:
         """Of the routes that the load is not for."""
@@ -67,14 +78,22 @@ class Proxy:
         folder.mkdir(parents=True)
         port = free_port()
         child = children.start(self.name, self.command(place, folder, port), folder, place.cpus)
-        child.wait_for(port)
-        return Running(child, port)
+        return Running(child, port, child.wait_for(port))
+
+    def reload(self, running: Running) -> float:
+        """Reads its configuration again: how long that takes until it is in force, in seconds. `None` if it does not say."""
+        return None
 
     def command(self, place: Place, folder: Path, port: int) -> list:
         raise NotImplementedError
 
     def version(self) -> str:
         raise NotImplementedError
+
+
+def own(scenario: Scenario) -> str:
+    """Why a scenario is the gateway's alone: it is compared with another of its own."""
+    return "it compares the gateway with itself" if scenario.issuers or scenario.features else ""
 
 
 class Gateway(Proxy):
@@ -114,10 +133,34 @@ class Gateway(Proxy):
                 {"oidc": {"issuer": "main", "scopes": [SCOPE]}},
                 {"identity_headers": {"headers": {"x-user": "sub", "x-roles": "roles", "x-client": "client_id"}}},
             ]
+        if scenario.networks:
+            route["filters"] = [{"ip_allow": {"list": str(place.networks(folder)[0])}}]
+        if scenario.issuers:
+            names = ["main", *(f"other-{index}" for index in range(scenario.issuers - 1))]
+            config["issuers"] = {name: {
+                "issuer": ISSUER if name == "main" else f"https://{name}.bench.test", "audiences": [AUDIENCE],
+                "algorithms": [scenario.token], "jwks_file": str(material.jwks),
+            } for name in names}
+            # The one of the tokens is the last that is named.
+            route["filters"] = [{"oidc": {"issuer": names[::-1], "scopes": [SCOPE]}}]
+        if scenario.features:
+            with_everything(config, material, folder, free_port())
         # JSON is YAML.
         path = folder / "portcullis.yaml"
         path.write_text(json.dumps(config, indent=2))
         return [self.program, "run", "--config", path, "--threads", scenario.threads, "--no-watch"]
+
+    def reload(self, running):
+        def count() -> int:
+            return running.child.log.read_text(errors="replace").count("configuration reloaded")
+
+        before, began = count(), time.monotonic()
+        running.child.process.send_signal(signal.SIGHUP)
+        while count() == before:
+            if time.monotonic() - began > 10:
+                raise Failure(f"the gateway does not reload:\n{running.child.tail()}")
+            time.sleep(0.001)
+        return time.monotonic() - began
 
 
 class Nginx(Proxy):
@@ -128,6 +171,9 @@ class Nginx(Proxy):
 
     def version(self) -> str:
         return output(self.program, "-v").strip().removeprefix("nginx version: ")
+
+    def lacks(self, scenario):
+        return own(scenario)
 
     def command(self, place, folder, port):
         material, scenario = place.material, place.scenario
@@ -155,6 +201,9 @@ class Nginx(Proxy):
             chain_location = "\n      if ($allowed = 0) { return 403; }"
             # Beside the others: in the location, they would take the place of those.
             chain_headers = "".join(f'\n    proxy_set_header {name} "";' for name in ("X-User", "X-Roles", "X-Client", "Authorization"))
+        if scenario.networks:
+            chain_http = f"geo $allowed {{ default 0; include {place.networks(folder)[1]}; }}"
+            chain_location = "\n      if ($allowed = 0) { return 403; }"
         servers = "\n".join(f"    server {address};" for address in place.backends())
         others = "\n".join(f"    location {path} {{ proxy_pass http://backend; }}" for path in place.other_paths())
         conf = f"""
@@ -210,12 +259,14 @@ class Haproxy(Proxy):
         return numbers(self.version()) >= (2, 5)
 
     def lacks(self, scenario):
-        return "jwt_verify came with HAProxy 2.5" if scenario.chain and not self.verifies else ""
+        return "jwt_verify came with HAProxy 2.5" if scenario.chain and not self.verifies else own(scenario)
 
     def command(self, place, folder, port):
         material, scenario = place.material, place.scenario
         tls = f" ssl crt {material.bundle} alpn {'h2,' if scenario.http2 else ''}http/1.1" if scenario.tls else ""
         chain = ""
+        if scenario.networks:
+            chain = f"\n  http-request deny deny_status 403 unless {{ src -f {place.networks(folder)[0]} }}"
         if scenario.chain:
             public = material.public_keys[scenario.token]
             # `log` to standard output, which is a file here: one write for each line.

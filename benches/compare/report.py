@@ -77,7 +77,10 @@ def markdown(whole: dict) -> str:
     lines.append(" · ".join(f"{name} {version}" if name not in version.lower() else version for name, version in about["versions"].items()))
     lines += ["", "| scenario | to nginx | to HAProxy |", "|---|---|---|"]
     for scenario in whole["scenarios"]:
-        pairs = (scenario["figures"].get(name, {}) for name in ("nginx", "haproxy"))
+        pairs = [scenario["figures"].get(name, {}) for name in ("nginx", "haproxy")]
+        if not any(at.get("ratio_min") for at in pairs):
+            # One that compares the gateway with itself.
+            continue
         cells = [f"{show(at.get('ratio_min'))} / {show(at.get('ratio_median'))}" if at.get("ratio_min") else "–" for at in pairs]
         lines.append(f"| {scenario['title']} | {' | '.join(cells)} |")
     lines += ["", "Ratio of the CPU seconds, minimum / median of the rounds; above 1 the gateway is the cheaper one.", ""]
@@ -88,7 +91,7 @@ def markdown(whole: dict) -> str:
             rate = f"{at['rate_median']:,.0f}" if at["rate_median"] else "–"
             cells = [show(at["cpu_min"]), show(at["cpu_median"]), rate, show(at["p50_median"]), show(at["p99_median"])]
             lines.append(f"| {scenario['name']} ({scenario['load']}) | {name} | {' | '.join(cells)} | {at['peak_mib']:.0f} | {at['errors']} |")
-    lines += beside(whole) + idle(whole) + system_calls(whole)
+    lines += beside(whole) + idle(whole) + loads(whole) + system_calls(whole)
     lines.append("")
     lines += [f"- {note}" for note in about["notes"]]
     return "\n".join(lines) + "\n"
@@ -116,6 +119,19 @@ def idle(whole: dict) -> list:
     ]
     head = ["", "| scenario | proxy | idle connections | KiB each |", "|---|---|--:|--:|"]
     return head + rows if rows else []
+
+
+def loads(whole: dict) -> list:
+    rows = [
+        f"| {scenario['name']} | {proxy} | {millis(at['start'])} | {millis(at['reload'])} |"
+        for scenario in whole["scenarios"] for proxy, at in scenario.get("loads", {}).items()
+    ]
+    head = ["", "| scenario | proxy | start, ms | reload, ms, min |", "|---|---|--:|--:|"]
+    return head + rows if rows else []
+
+
+def millis(seconds) -> str:
+    return "–" if seconds is None else f"{1000 * seconds:.0f}"
 
 
 def system_calls(whole: dict) -> list:

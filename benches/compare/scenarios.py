@@ -38,8 +38,14 @@ class Scenario:
     tls: bool = False
     http2: bool = False
     new_connections: bool = False
-    # The signature algorithm of the tokens, if the scenario is the whole chain.
+    # The signature algorithm of the tokens: of the whole chain, if nothing else is said.
     token: str = ""
+    # Not the whole chain, but verification alone, with so many issuers to choose from.
+    issuers: int = 0
+    # Not the whole chain, but an address rule alone, of so many networks.
+    networks: int = 0
+    # All else that the gateway can do is configured, for other routes than the one of the load.
+    features: bool = False
     # The gateway verifies each token each time, as HAProxy does.
     forgetful: bool = False
     # Of the proxy: threads, or workers.
@@ -57,7 +63,7 @@ class Scenario:
 
     @property
     def chain(self) -> bool:
-        return bool(self.token)
+        return bool(self.token) and not self.issuers
 
 
 SCENARIOS = [
@@ -74,10 +80,18 @@ SCENARIOS = [
     Scenario("two-threads", "plain h1, 1 KiB, two threads", FEW, threads=2),
     Scenario("routes-10k", "plain h1, 1 KiB, 10,000 routes", FEW, routes=10_000),
     Scenario("backends-1k", "plain h1, 1 KiB, 1,000 backends", FEW, backends=1_000),
+    Scenario("cidrs-10", "plain h1, 1 KiB, a rule of 10 networks", FEW, networks=10),
+    Scenario("cidrs-1m", "plain h1, 1 KiB, a rule of 1,000,000 networks", FEW, networks=1_000_000),
+    Scenario("issuers-1", "plain h1, 1 KiB, RS256 tokens of 1 issuer", FEW, token="RS256", issuers=1),
+    Scenario("issuers-100", "plain h1, 1 KiB, RS256 tokens, 100 issuers", FEW, token="RS256", issuers=100),
+    Scenario("features", "plain h1, 1 KiB, everything else configured for other routes", FEW, features=True),
     Scenario("idle-plain", "plain h1, 1 KiB, beside 10,000 idle connections", FEW, idle=10_000),
     # Fewer: this end of a TLS connection takes memory too.
     Scenario("idle-tls", "TLS h1, 1 KiB, beside 2,000 idle connections", FEW, tls=True, idle=2_000),
 ]
 
 # What each of these costs more than the other is the figure: one thing differs.
-BESIDE = {"two-threads": "plain-3", "routes-10k": "plain-3", "backends-1k": "plain-3", "idle-plain": "plain-3", "idle-tls": "tls-h1"}
+BESIDE = {
+    "two-threads": "plain-3", "routes-10k": "plain-3", "backends-1k": "plain-3", "cidrs-1m": "cidrs-10", "issuers-100": "issuers-1",
+    "features": "plain-3", "idle-plain": "plain-3", "idle-tls": "tls-h1",
+}

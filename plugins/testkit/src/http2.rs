@@ -47,7 +47,8 @@ impl Recorded {
     }
 }
 
-/// An HTTP/2 upstream on 127.0.0.1: by prior knowledge, or over TLS with ALPN `h2`. It stops when it is dropped.
+/// An HTTP/2 upstream on 127.0.0.1: by prior knowledge, or over TLS with ALPN `h2`. A client that agrees on `http/1.1` gets
+/// that. It stops when it is dropped.
 ///
 /// A request of `application/grpc` is answered piece by piece with its own body, and `grpc-status` as a trailer, which is
 /// the request's `x-grpc-status` or 0. Any other gets a JSON account of itself. `/healthz` answers 200, unrecorded.
@@ -119,11 +120,12 @@ async fn accept(listener: TcpListener, tls: Option<Arc<rustls::ServerConfig>>, r
         let (tls, recorded) = (tls.clone(), Arc::clone(&recorded));
         connections.spawn(async move {
             match tls {
-                None => connection(stream, recorded).await,
+                None => connection(stream, true, recorded).await,
                 Some(config) => {
                     let handshake = tokio_rustls::TlsAcceptor::from(config).accept(stream);
                     if let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, handshake).await {
-                        connection(stream, recorded).await;
+                        let http2 = stream.get_ref().1.alpn_protocol() != Some(b"http/1.1");
+                        connection(stream, http2, recorded).await;
                     }
                 }
             }
@@ -131,14 +133,17 @@ async fn accept(listener: TcpListener, tls: Option<Arc<rustls::ServerConfig>>, r
     }
 }
 
-async fn connection(stream: impl crate::message::Io + 'static, recorded: Recordings) {
+async fn connection(stream: impl crate::message::Io + 'static, http2: bool, recorded: Recordings) {
     let service = service_fn(move |request| {
         let recorded = Arc::clone(&recorded);
         async move { Ok::<_, Infallible>(respond(request, recorded).await) }
     });
-    let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    let stream = TokioIo::new(stream);
     // A peer that goes away in the middle is the peer's business.
-    let _ = server.serve_connection(TokioIo::new(stream), service).await;
+    let _ = match http2 {
+        true => hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(stream, service).await,
+        false => hyper::server::conn::http1::Builder::new().serve_connection(stream, service).await,
+    };
 }
 
 async fn respond(request: Request<Incoming>, recorded: Recordings) -> Reply {
@@ -160,7 +165,7 @@ async fn respond(request: Request<Incoming>, recorded: Recordings) -> Reply {
         all.len() - 1
     };
     let is_grpc = head.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-    if is_grpc { grpc(&head, body, at, recorded) } else { account(body, at, &recorded).await }
+    if is_grpc { grpc(&head, body, at, recorded) } else { account(head.version, body, at, &recorded).await }
 }
 
 /// Sends each piece of the request back as it comes.
@@ -187,7 +192,7 @@ fn grpc(head: &http::request::Parts, body: Incoming, at: usize, recorded: Record
     reply
 }
 
-async fn account(body: Incoming, at: usize, recorded: &Recordings) -> Reply {
+async fn account(version: http::Version, body: Incoming, at: usize, recorded: &Recordings) -> Reply {
     let collected = body.collect().await;
     let mut all = lock(recorded);
     let mut text = String::new();
@@ -201,7 +206,7 @@ async fn account(body: Incoming, at: usize, recorded: &Recordings) -> Reply {
             "method": seen.method,
             "authority": seen.authority,
             "target": seen.path,
-            "version": "HTTP/2",
+            "version": if version == http::Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" },
             "headers": headers,
             "body": String::from_utf8_lossy(&seen.body),
         })

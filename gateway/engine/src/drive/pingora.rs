@@ -240,7 +240,12 @@ impl ProxyHttp for Driver {
 
     async fn upstream_request_filter(&self, _: &mut Session, upstream: &mut RequestHeader, context: &mut Context) -> Result<()> {
         // Pingora falls back to HTTP/1.1 where TLS did not agree on `h2`. Nothing has been sent yet.
-        let http2 = upstream.version == http::Version::HTTP_2 || context.run()?.framing().upgrade;
+        let upgrade = context.run()?.framing().upgrade;
+        let http2 = upstream.version == http::Version::HTTP_2 || upgrade;
+        if let Some(pool) = context.pool.as_ref().filter(|_| !upgrade) {
+            // The next request may be the direct driver's.
+            pool.learn_version(http2);
+        }
         if !http2 && context.pool.as_ref().is_some_and(|pool| pool.needs_http2()) {
             if let Some(selected) = context.selected.take() {
                 tracing::warn!(

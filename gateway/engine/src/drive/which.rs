@@ -17,7 +17,7 @@ pub struct Asked {
     pub upgrade: bool,
     /// A filter of the listener or the route looks at a body.
     pub looks_at_bodies: bool,
-    /// Whether the pool's backends speak HTTP/1 for certain. `None`: the gateway itself answers.
+    /// Whether the pool's backends speak HTTP/1, as configured or as they have chosen. `None`: the gateway itself answers.
     pub backend_http1: Option<bool>,
 }
 

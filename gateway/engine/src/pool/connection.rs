@@ -3,6 +3,7 @@
 //! What [`peer`](super::peer) says of verification holds here: a TLS connection is verified against the pool's CAs and a name,
 //! or it is not made.
 
+use super::spoken::Spoken;
 use parking_lot::Mutex;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
@@ -17,6 +18,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -35,10 +37,19 @@ enum Transport {
 /// How a backend is connected to over HTTP/1.1.
 #[derive(Clone)]
 pub(super) struct Dial {
-    pub(super) tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    pub(super) tls: Option<DialTls>,
     /// As in [`Peers::group`](super::peer::Peers::group): a connection made under another one is not used.
     pub(super) group: u64,
     pub(super) connect: Duration,
+}
+
+#[derive(Clone)]
+pub(super) struct DialTls {
+    pub(super) name: ServerName<'static>,
+    /// Offers HTTP/1.1 and nothing else.
+    pub(super) config: Arc<ClientConfig>,
+    /// Where the backend has the choice: offers both, and where the choice is remembered.
+    pub(super) auto: Option<(Arc<ClientConfig>, Arc<Spoken>)>,
 }
 
 impl Dial {
@@ -46,22 +57,49 @@ impl Dial {
     pub(super) async fn connect(&self, address: SocketAddr, end: Option<Instant>) -> io::Result<Connection> {
         let due = Instant::now() + self.connect;
         let due = end.map_or(due, |end| end.min(due));
-        let late = |missing| move |_| io::Error::new(io::ErrorKind::TimedOut, missing);
-        let tcp = timeout_at(due, TcpStream::connect(address)).await.map_err(late("no connection in time"))??;
-        tcp.set_nodelay(true)?;
-        // Finds idle connections whose other end has vanished.
-        let keepalive =
-            TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10)).with_retries(3);
-        SockRef::from(&tcp).set_tcp_keepalive(&keepalive)?;
-        let transport = match &self.tls {
-            None => Transport::Plain(tcp),
-            Some((config, name)) => {
-                let handshake = TlsConnector::from(Arc::clone(config)).connect(name.clone(), tcp);
-                Transport::Tls(Box::new(timeout_at(due, handshake).await.map_err(late("no TLS handshake in time"))??))
-            }
+        let Some(DialTls { name, config, auto }) = &self.tls else {
+            return Ok(self.carry(Transport::Plain(tcp(address, due).await?)));
         };
-        Ok(Connection { transport, group: self.group })
+        if let Some((both, spoken)) = auto {
+            let tls = handshake(tcp(address, due).await?, both, name, due).await?;
+            let http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+            spoken.learn(http2);
+            if !http2 {
+                return Ok(self.carry(Transport::Tls(Box::new(tls))));
+            }
+            // From the next request on, the pool is left to Pingora's driver. This one is on its way already.
+        }
+        let tls = handshake(tcp(address, due).await?, config, name, due).await?;
+        Ok(self.carry(Transport::Tls(Box::new(tls))))
     }
+
+    fn carry(&self, transport: Transport) -> Connection {
+        Connection { transport, group: self.group }
+    }
+}
+
+async fn tcp(address: SocketAddr, due: Instant) -> io::Result<TcpStream> {
+    let tcp = timeout_at(due, TcpStream::connect(address)).await.map_err(late("no connection in time"))??;
+    tcp.set_nodelay(true)?;
+    // Finds idle connections whose other end has vanished.
+    let keepalive =
+        TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10)).with_retries(3);
+    SockRef::from(&tcp).set_tcp_keepalive(&keepalive)?;
+    Ok(tcp)
+}
+
+async fn handshake(
+    tcp: TcpStream,
+    config: &Arc<ClientConfig>,
+    name: &ServerName<'static>,
+    due: Instant,
+) -> io::Result<TlsStream<TcpStream>> {
+    let handshake = TlsConnector::from(Arc::clone(config)).connect(name.clone(), tcp);
+    timeout_at(due, handshake).await.map_err(late("no TLS handshake in time"))?
+}
+
+fn late(missing: &'static str) -> impl FnOnce(Elapsed) -> io::Error {
+    move |_| io::Error::new(io::ErrorKind::TimedOut, missing)
 }
 
 impl Connection {
@@ -256,7 +294,8 @@ mod tests {
             .with_root_certificates(rustls::RootCertStore::empty())
             .with_no_client_auth();
         let name = ServerName::try_from("a.test").unwrap();
-        let dial = Dial { tls: Some((Arc::new(config), name)), group: 1, connect: Duration::from_millis(50) };
+        let tls = DialTls { name, config: Arc::new(config), auto: None };
+        let dial = Dial { tls: Some(tls), group: 1, connect: Duration::from_millis(50) };
         // It accepts, and says nothing of TLS.
         let error = dial.connect(listener.local_addr().unwrap(), None).await.err().unwrap();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);

@@ -10,6 +10,7 @@
 //! - [`backend`]: what is known of one address, and the guard that counts a request in flight
 //! - [`peer`]: the only place that makes an `HttpPeer`
 //! - [`connection`]: the direct driver's connections, and the idle ones among them
+//! - [`spoken`]: what backends have chosen to speak, where TLS leaves it to them
 //! - [`split`]: shares requests out between pools
 //! - [`state`]: what outlives a reload
 //!
@@ -25,6 +26,7 @@ pub mod peer;
 pub mod resolve;
 pub mod settings;
 pub mod split;
+mod spoken;
 mod state;
 
 #[cfg(test)]
@@ -180,9 +182,14 @@ impl Pool {
         self.settings.peers.needs_http2()
     }
 
-    /// Whether its backends are spoken to over HTTP/1.1 for certain: with `auto` on TLS, each connection decides.
+    /// Whether its backends are spoken to over HTTP/1.1: with `auto` on TLS, if that is what they have chosen so far.
     pub fn speaks_http1(&self) -> bool {
         self.settings.peers.speaks_http1()
+    }
+
+    /// A connection of Pingora's has come to this version. Of no account where the backend had no choice.
+    pub fn learn_version(&self, http2: bool) {
+        self.settings.peers.learn(http2);
     }
 
     /// How long an idle connection is kept.

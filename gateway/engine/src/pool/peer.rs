@@ -6,8 +6,9 @@
 
 use super::address::{Host, check_name};
 use super::backend::Reach;
-use super::connection::Dial;
+use super::connection::{Dial, DialTls};
 use super::settings::Timeouts;
+use super::spoken::Spoken;
 use crate::config::raw;
 use pingora::protocols::TcpKeepalive;
 use pingora::protocols::tls::{ALPN, CaType};
@@ -41,13 +42,16 @@ pub(super) struct Peers {
     protocol: raw::Protocol,
     timeouts: Timeouts,
     keepalive: Duration,
+    /// With `auto` on TLS.
+    spoken: Arc<Spoken>,
     /// Connections are shared only among peers with the same key. Pingora's own key leaves out CA, protocol and pool.
     group: u64,
 }
 
 struct PeerTls {
-    /// The same for the direct driver.
+    /// The same for the direct driver, which offers HTTP/1.1 and nothing else; and what it offers with `auto`.
     config: Arc<ClientConfig>,
+    config_auto: Arc<ClientConfig>,
     ca: Option<Arc<CaType>>,
     client: Option<Arc<CertKey>>,
     server_name: Option<String>,
@@ -67,7 +71,7 @@ impl Peers {
         let mut group = DefaultHasher::new();
         (pool, format!("{protocol:?}")).hash(&mut group);
         let tls = tls.map(|tls| PeerTls::compile(tls, env, &mut group)).transpose().map_err(|error| error.at("tls"))?;
-        Ok(Self { tls, protocol, timeouts: timeouts.clone(), keepalive, group: group.finish() })
+        Ok(Self { tls, protocol, timeouts: timeouts.clone(), keepalive, spoken: Arc::default(), group: group.finish() })
     }
 
     /// Whether a backend at `host` can be verified.
@@ -90,8 +94,15 @@ impl Peers {
     pub(super) fn speaks_http1(&self) -> bool {
         match self.protocol {
             raw::Protocol::Http11 => true,
-            raw::Protocol::Auto => self.tls.is_none(),
+            raw::Protocol::Auto => self.tls.is_none() || self.spoken.is_http1(),
             raw::Protocol::H2 => false,
+        }
+    }
+
+    /// A backend that had the choice has made it.
+    pub(super) fn learn(&self, http2: bool) {
+        if self.protocol == raw::Protocol::Auto && self.tls.is_some() {
+            self.spoken.learn(http2);
         }
     }
 
@@ -111,7 +122,9 @@ impl Peers {
             Some(tls) => {
                 let name = tls.server_name.as_deref().unwrap_or(host).to_owned();
                 let name = ServerName::try_from(name).map_err(|_| PeerError::NoServerName)?;
-                Some((Arc::clone(&tls.config), name))
+                let config = Arc::clone(&tls.config);
+                let auto = (self.protocol == raw::Protocol::Auto).then(|| (Arc::clone(&tls.config_auto), Arc::clone(&self.spoken)));
+                Some(DialTls { name, config, auto })
             }
         };
         Ok(Dial { tls, group: self.group, connect: self.timeouts.connect })
@@ -211,7 +224,9 @@ impl PeerTls {
             .transpose()
             .map_err(|error| error.at("client_certificate"))?;
         let config = client_config(roots, client.as_deref())?;
-        Ok(Self { config, ca, client, server_name })
+        let mut both = (*config).clone();
+        both.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Self { config, config_auto: Arc::new(both), ca, client, server_name })
     }
 }
 
