@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "nextest run $(if $(CI),--profile ci)" || echo "test")
 
-.PHONY: help demo test check reference bench tools peers
+.PHONY: help demo test check reference release bench tools peers
 
 help: ## What can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,9 @@ check: tools ## What CI checks besides the tests
 
 reference: tools ## Write docs/reference anew from the types
 	scripts/reference.sh
+
+release: ## The binary to ship, optimised by a training load: target/dist/portcullis
+	scripts/release.sh
 
 bench: tools ## The comparison with nginx and HAProxy on this machine
 	benches/compare/run.sh

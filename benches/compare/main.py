@@ -63,6 +63,7 @@ def arguments():
     parser.add_argument("--tokens", type=number(1), default=1000, help="tokens in rotation (default 1000)")
     parser.add_argument("--networks", type=number(1), default=10000, help="networks of the address rule (default 10000)")
     parser.add_argument("--driver", default="", help="the `driver` of the gateway's listener, where its version has that key")
+    parser.add_argument("--alone", action="store_true", help="the gateway without nginx and HAProxy: there are no ratios then")
     parser.add_argument("--calls", action="store_true", help="count the system calls of a request too, with strace")
     parser.add_argument("--out", type=Path, default=Path("target/compare"), help="folder for compare.json and compare.md")
     parser.add_argument("--docs", type=Path, help="a page whose marked place gets the table, such as docs/performance.md")
@@ -103,6 +104,8 @@ def compare(args) -> int:
         raise Failure("the `openssl` command is needed, for certificates and tokens")
 
     subjects, notes = proxies.present(binary)
+    if args.alone:
+        subjects = [subject for subject in subjects if subject.name == "gateway"]
     proxy_cpus, other_cpus, pinning = processors()
     notes.append(pinning)
     if args.driver:
@@ -116,7 +119,7 @@ def compare(args) -> int:
             print(f"compare: signing {args.tokens} tokens with each of {', '.join(algorithms)}", file=sys.stderr)
         made = material.make(folder / "material", algorithms, args.tokens, args.networks)
         addresses = max(scenario.backends for scenario in chosen)
-        upstream, which = proxies.upstream(base, folder / "upstream", binary, other_cpus, addresses)
+        upstream, which = proxies.upstream(base, folder / "upstream", binary, other_cpus, made, addresses)
         notes.append(f"upstream: {which}")
         results = []
         for scenario in chosen:

@@ -23,6 +23,10 @@ class Material:
     key: Path
     # Both in one file, as HAProxy wants it.
     bundle: Path
+    # Of backends that speak TLS.
+    backend_ca: Path
+    backend_cert: Path
+    backend_key: Path
     cidrs: Path
     geo: Path
     jwks: Path
@@ -37,6 +41,7 @@ def make(folder: Path, algorithms: list, count: int, networks: int) -> Material:
     cert, key = certificate(folder)
     bundle = folder / "server.both.pem"
     bundle.write_text(cert.read_text() + key.read_text())
+    backend = issued_certificate(folder)
     cidrs, geo = address_lists(folder, networks)
     keys, public_keys, tokens, forged = [], {}, {}, {}
     for algorithm in algorithms:
@@ -47,7 +52,7 @@ def make(folder: Path, algorithms: list, count: int, networks: int) -> Material:
         forged[algorithm] = sign_all(folder, algorithm, stranger, jwk["kid"], 1)[0]
     jwks = folder / "jwks.json"
     jwks.write_text(json.dumps({"keys": keys}))
-    return Material(cert, key, bundle, cidrs, geo, jwks, public_keys, tokens, forged)
+    return Material(cert, key, bundle, *backend, cidrs, geo, jwks, public_keys, tokens, forged)
 
 
 def openssl(*arguments, data: bytes = b"") -> bytes:
@@ -64,6 +69,19 @@ def certificate(folder: Path):
     openssl("req", "-x509", "-new", "-key", key, "-subj", f"/CN={HOST}", "-days", "2", "-out", cert,
             "-addext", f"subjectAltName=DNS:{HOST},IP:127.0.0.1")
     return cert, key
+
+
+def issued_certificate(folder: Path):
+    """The same by a CA of its own: who verifies does not take a CA for a server."""
+    ca, ca_key = folder / "backend-ca.pem", folder / "backend-ca.key"
+    cert, key, request, names = (folder / f"backend.{end}" for end in ("pem", "key", "csr", "ext"))
+    for path in (ca_key, key):
+        openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", path)
+    openssl("req", "-x509", "-new", "-key", ca_key, "-subj", "/CN=bench CA", "-days", "2", "-out", ca)
+    openssl("req", "-new", "-key", key, "-subj", f"/CN={HOST}", "-out", request)
+    names.write_text(f"subjectAltName=DNS:{HOST}\nbasicConstraints=CA:FALSE\n")
+    openssl("x509", "-req", "-in", request, "-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-days", "2", "-extfile", names, "-out", cert)
+    return ca, cert, key
 
 
 def address_lists(folder: Path, networks: int):

@@ -18,7 +18,7 @@ from pathlib import Path
 from features import with_everything
 from material import AUDIENCE, ISSUER, SCOPE, Material, address_lists
 from processes import Child, Children, Failure, free_port
-from scenarios import SCENARIOS, Scenario
+from scenarios import HOST, SCENARIOS, Scenario
 
 SIZES = sorted({scenario.size for scenario in SCENARIOS})
 
@@ -43,13 +43,15 @@ class Place:
     scenario: Scenario
     folder: Path
     material: Material
-    upstream: int
+    # Its ports: plain, and with TLS.
+    upstream: tuple
     cpus: tuple
     # What forwards HTTP/1.1 in the gateway; its own choice if empty.
     driver: str = ""
 
     def backends(self) -> list:
-        return [f"{backend_address(index)}:{self.upstream}" for index in range(self.scenario.backends)]
+        port = self.upstream[self.scenario.backend_tls]
+        return [f"{backend_address(index)}:{port}" for index in range(self.scenario.backends)]
 
     def networks(self, folder: Path) -> tuple:
         """The lists of allowed networks, for the gateway and HAProxy, and for nginx."""
@@ -117,6 +119,8 @@ class Gateway(Proxy):
             "pools": {"upstream": {"backends": [{"address": address} for address in place.backends()]}},
             "routes": [route, *others],
         }
+        if scenario.backend_tls:
+            config["pools"]["upstream"]["tls"] = {"ca": str(material.backend_ca), "server_name": HOST}
         if scenario.chain:
             config |= {
                 "admin": {"address": f"127.0.0.1:{free_port()}"},
@@ -206,6 +210,13 @@ class Nginx(Proxy):
             chain_location = "\n      if ($allowed = 0) { return 403; }"
         servers = "\n".join(f"    server {address};" for address in place.backends())
         others = "\n".join(f"    location {path} {{ proxy_pass http://backend; }}" for path in place.other_paths())
+        scheme = "https" if scenario.backend_tls else "http"
+        verified = f"""
+    proxy_ssl_verify on;
+    proxy_ssl_trusted_certificate {material.backend_ca};
+    proxy_ssl_name {HOST};
+    proxy_ssl_server_name on;
+    proxy_ssl_protocols TLSv1.2 TLSv1.3;""" if scenario.backend_tls else ""
         conf = f"""
 worker_processes {scenario.threads};
 events {{ worker_connections 16384; }}
@@ -231,10 +242,10 @@ http {{
     proxy_set_header X-Forwarded-For $remote_addr;
     proxy_set_header X-Forwarded-Proto $scheme;
     proxy_set_header X-Forwarded-Host $host;
-    proxy_set_header X-Request-ID $request_id;{chain_headers}
+    proxy_set_header X-Request-ID $request_id;{chain_headers}{verified}
 {others}
     location / {{
-      proxy_pass http://backend;{chain_location}
+      proxy_pass {scheme}://backend;{chain_location}
     }}
   }}
 }}
@@ -298,7 +309,8 @@ class Haproxy(Proxy):
   http-request set-header x-roles %[var(txn.roles)]
   http-request set-header x-client %[var(txn.client)]
   http-request del-header authorization"""
-        servers = "\n".join(f"  server s{index} {address}" for index, address in enumerate(place.backends()))
+        verified = f" ssl verify required ca-file {material.backend_ca} sni str({HOST}) verifyhost {HOST}" if scenario.backend_tls else ""
+        servers = "\n".join(f"  server s{index} {address}{verified}" for index, address in enumerate(place.backends()))
         others = ""
         if place.other_paths():
             routes = folder / "routes.map"
@@ -339,13 +351,13 @@ backend upstream
         return [self.program, "-db", "-f", path]
 
 
-def upstream(children: Children, folder: Path, gateway: str, cpus, addresses: int = 1) -> tuple:
-    """What all of them forward to: nginx with files, or the gateway's own answers. Gives the port and which it is.
+def upstream(children: Children, folder: Path, gateway: str, cpus, made: Material, addresses: int = 1) -> tuple:
+    """What all of them forward to: nginx with files, or the gateway's own answers. Gives its ports, plain and with TLS, and which it is.
 
     It listens on so many addresses as there are backends in the scenario that has most.
     """
     folder.mkdir(parents=True)
-    port = free_port()
+    port, tls_port = free_port(), free_port()
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
     if program:
         listens = "\n".join(f"    listen {backend_address(index)}:{port} backlog=4096;" for index in range(addresses))
@@ -367,6 +379,10 @@ http {{
   keepalive_timeout 600s;
   server {{
 {listens}
+    listen 127.0.0.1:{tls_port} ssl backlog=4096;
+    ssl_certificate {made.backend_cert};
+    ssl_certificate_key {made.backend_key};
+    ssl_protocols TLSv1.2 TLSv1.3;
     root {files};
     # What it was told, for the check before the measurement.
     location = /told {{ return 200 "$http_x_user|$http_authorization"; }}
@@ -382,10 +398,14 @@ http {{
             for size in SIZES
         ]
         path = folder / "portcullis.yaml"
-        path.write_text(json.dumps({"listeners": [{"name": "up", "address": f"127.0.0.1:{port}"}], "routes": routes}))
+        path.write_text(json.dumps({"listeners": [
+            {"name": "up", "address": f"127.0.0.1:{port}"},
+            {"name": "up-tls", "address": f"127.0.0.1:{tls_port}",
+             "tls": {"certificates": [{"cert": str(made.backend_cert), "key": str(made.backend_key)}], "alpn": ["http/1.1"]}},
+        ], "routes": routes}))
         command, which = [gateway, "run", "--config", path, "--threads", "1", "--no-watch"], "the gateway's `respond` (no nginx here)"
     children.start("upstream", command, folder, cpus).wait_for(port)
-    return port, which
+    return (port, tls_port), which
 
 
 def nginx_command(program: str, folder: Path, conf: str) -> list:

@@ -54,6 +54,8 @@ class Scenario:
     routes: int = 1
     # Backends of the proxy: that many addresses of the one upstream.
     backends: int = 1
+    # Backends are spoken to over TLS, and verified.
+    backend_tls: bool = False
     # Connections that wait beside the load.
     idle: int = 0
 
@@ -73,6 +75,7 @@ SCENARIOS = [
     Scenario("tls-h1", "TLS h1, 1 KiB", FEW, tls=True),
     Scenario("tls-h2", "TLS h2, 1 KiB", FEW, tls=True, http2=True),
     Scenario("tls-new", "a new TLS connection for each request", FEW, tls=True, new_connections=True),
+    Scenario("https-backend", "plain h1, 1 KiB, TLS to the backend", FEW, backend_tls=True),
     Scenario("chain-rs256", "whole chain on TLS h1, RS256 tokens", FEW, tls=True, token="RS256"),
     Scenario("chain-es256", "whole chain on TLS h1, ES256 tokens", FEW, tls=True, token="ES256"),
     Scenario("verify-rs256", "the same, RS256, nothing remembered", FEW, tls=True, token="RS256", forgetful=True),

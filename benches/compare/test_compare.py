@@ -92,6 +92,19 @@ class Figures(unittest.TestCase):
             one, two = vars(by_name[name]), vars(by_name[other])
             self.assertEqual(len([key for key in one if key not in ("name", "title") and one[key] != two[key]]), 1, name)
 
+    def test_one_that_is_compared_with_itself_has_no_line_of_ratios(self):
+        alone = {"name": "features", "title": "alone", "load": "h2load", "figures": figures(gateway=[run()])}
+        beside = {"name": "plain-3", "title": "beside", "load": "h2load", "figures": figures(gateway=[run()], nginx=[run()])}
+        about = {"date": "", "machine": "", "rounds": 1, "requests": 1, "in_flight": 1, "versions": {}, "notes": []}
+        text = report.markdown({"about": about, "scenarios": [alone, beside]})
+        self.assertIn("| beside | 1.00 / 1.00 | – |", text)
+        self.assertNotIn("| alone |", text)
+
+    def test_times_of_loading_are_in_milliseconds(self):
+        rows = report.loads({"scenarios": [{"name": "routes-10k", "loads": {
+            "gateway": {"start": 0.1234, "reload": 0.09}, "nginx": {"start": 0.2, "reload": None}}}]})
+        self.assertEqual(rows[-2:], ["| routes-10k | gateway | 123 | 90 |", "| routes-10k | nginx | 200 | – |"])
+
     def test_different_ciphers_are_told(self):
         one, other = run() | {"tls": "TLSv1.3 A"}, run() | {"tls": "TLSv1.3 B"}
         self.assertEqual(report.unlike("tls", {"gateway": [one], "nginx": [one]}), [])
@@ -178,6 +191,13 @@ class Material(unittest.TestCase):
             lines = cidrs.read_text().splitlines()
         self.assertEqual((len(lines), len(set(lines)), lines[0]), (1000, 1000, "127.0.0.0/8"))
         self.assertNotIn("20.0.1.0/24", lines)
+
+    def test_a_million_networks_are_as_many(self):
+        with tempfile.TemporaryDirectory() as folder:
+            cidrs, _ = material.address_lists(Path(folder), 1_000_000)
+            lines = cidrs.read_text().splitlines()
+        self.assertEqual((len(lines), len(set(lines))), (1_000_000, 1_000_000))
+        self.assertEqual((lines[2], lines[-1]), ("20.0.0.8/30", "20.122.17.240/30"))
 
     def test_the_titles_count_the_fields_right(self):
         self.assertEqual((len(FEW) + 2, len(MANY) + 2), (3, 20))

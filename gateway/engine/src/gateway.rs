@@ -134,7 +134,8 @@ impl Builder {
     }
 
     /// How long an HTTP/1 connection waits for its next request before it is parked. A parked one holds a quarter of the memory;
-    /// the request that ends its wait costs a few microseconds more. Default: 1 second.
+    /// the request that ends its wait costs a few microseconds more. With more than 500 connections that are not parked, a sixteenth of
+    /// that time is enough. Default: 1 second.
     #[must_use]
     pub fn park_after(mut self, wait: Duration) -> Self {
         self.park_after = wait;

@@ -1,10 +1,10 @@
 //! A gateway with an issuer, a certificate authority and an upstream around it; and one view of what a request came to:
 //! on the wire, in the access log, and explained offline from the same file.
 
-use portcullis::config::inspect::{self, Inspection};
-use portcullis::explain::{Query, explain};
 use crate::support::builder;
 use portcullis::Handle;
+use portcullis::config::inspect::{self, Inspection};
+use portcullis::explain::{Query, explain};
 use portcullis_testkit::pki::{Identity, Pki, client_config};
 use portcullis_testkit::{Alg, Client, Provider, Response, Upstream, until};
 use serde_json::Value;

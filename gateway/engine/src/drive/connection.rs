@@ -182,7 +182,6 @@ impl Serving {
         let mut shutdown = self.shutdown.clone();
         let wait = pin!(shutdown.wait_for(|stop| *stop));
         let mut stop = Stop::new(&self.shutdown, wait);
-        let parks_after = self.lot.as_ref().map_or(Duration::MAX, |lot| lot.after());
         let mut least = least;
         // Until when this wait lasts, where that is known; else for how long.
         let (mut due, mut patience) = (Some(due), Duration::MAX);
@@ -191,6 +190,7 @@ impl Serving {
             if hand.gate.buffered().is_empty() {
                 let Hand { gate, timer, .. } = &mut hand;
                 gate.rest();
+                let parks_after = self.lot.as_ref().map_or(Duration::MAX, |lot| lot.after(self.tracker.len()));
                 let short = patience.min(parks_after.max(least));
                 let more = poll_fn(|context| {
                     if stop.poll(context).is_ready() {

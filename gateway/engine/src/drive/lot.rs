@@ -24,6 +24,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 /// here and back.
 pub const PARK_AFTER: Duration = Duration::from_secs(1);
 
+/// Where more connections than this have a task, each waits with one for a [`HURRY`]th of that time only: what a rush of new ones
+/// takes, allocators are slow to give back.
+const CROWD: usize = 500;
+const HURRY: u32 = 16;
+
 /// Between two looks for connections that have waited for long enough: they may wait that much longer.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
@@ -81,15 +86,18 @@ impl Lot {
         let poll = Poll::new()?;
         let registry = poll.registry().try_clone()?;
         let lot = Arc::new(Self { after, registry, places: Mutex::default(), begun: Notify::new(), count });
-        #[expect(deprecated, reason = "for values that might swap their descriptor, which this one never does; the way that replaces it is unsafe")]
+        #[expect(
+            deprecated,
+            reason = "for values that might swap their descriptor, which this one never does; the way that replaces it is unsafe"
+        )]
         let poll = AsyncFd::new(poll)?;
         let attendant = Attendant { lot: Arc::clone(&lot), poll };
         Ok((lot, attendant))
     }
 
-    /// How long a connection waits with a task.
-    pub fn after(&self) -> Duration {
-        self.after
+    /// How long a connection waits with a task, while there are so many.
+    pub fn after(&self, tasks: usize) -> Duration {
+        if tasks > CROWD { self.after / HURRY } else { self.after }
     }
 
     /// Parks a connection, or gives it back: to be closed if its gate has no socket any more, which the next read tells.
@@ -98,8 +106,7 @@ impl Lot {
         let mut places = self.places.lock();
         let refused = {
             let entry = places.parked.vacant_key();
-            places.closed
-                || self.registry.register(&mut SourceFd(&socket.as_raw_fd()), Token(entry), Interest::READABLE).is_err()
+            places.closed || self.registry.register(&mut SourceFd(&socket.as_raw_fd()), Token(entry), Interest::READABLE).is_err()
         };
         if refused {
             drop(places);

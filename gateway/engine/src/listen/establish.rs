@@ -64,14 +64,7 @@ pub(super) async fn establish(
     if http2 {
         stream = stream.http2(Instant::now() + settings.limits.header_timeout.get());
     }
-    Ok(Some(Accepted {
-        stream,
-        connection,
-        certificate: certificate.map(Arc::new),
-        http2,
-        settings,
-        permit,
-    }))
+    Ok(Some(Accepted { stream, connection, certificate: certificate.map(Arc::new), http2, settings, permit }))
 }
 
 /// Who says where the connection comes from.

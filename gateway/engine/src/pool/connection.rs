@@ -82,8 +82,7 @@ async fn tcp(address: SocketAddr, due: Instant) -> io::Result<TcpStream> {
     let tcp = timeout_at(due, TcpStream::connect(address)).await.map_err(late("no connection in time"))??;
     tcp.set_nodelay(true)?;
     // Finds idle connections whose other end has vanished.
-    let keepalive =
-        TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10)).with_retries(3);
+    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10)).with_retries(3);
     SockRef::from(&tcp).set_tcp_keepalive(&keepalive)?;
     Ok(tcp)
 }

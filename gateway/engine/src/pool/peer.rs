@@ -123,7 +123,8 @@ impl Peers {
                 let name = tls.server_name.as_deref().unwrap_or(host).to_owned();
                 let name = ServerName::try_from(name).map_err(|_| PeerError::NoServerName)?;
                 let config = Arc::clone(&tls.config);
-                let auto = (self.protocol == raw::Protocol::Auto).then(|| (Arc::clone(&tls.config_auto), Arc::clone(&self.spoken)));
+                let auto =
+                    (self.protocol == raw::Protocol::Auto).then(|| (Arc::clone(&tls.config_auto), Arc::clone(&self.spoken)));
                 Some(DialTls { name, config, auto })
             }
         };

@@ -3,6 +3,7 @@
 use crate::config::findings::Findings;
 use portcullis_plugin::error::Segment;
 use portcullis_plugin::{ConfigError, Mode, Needs};
+use std::collections::HashMap;
 
 /// The filters of one chain in order, also those that are off.
 pub struct Chained {
@@ -21,11 +22,14 @@ pub struct Door {
 /// Warns of filters that refuse every request, and of those that stand where they do nothing. `routed` are the listeners of
 /// each route; none are all.
 pub fn check_needs(chains: &[Chained], doors: &[Door], routed: &[Vec<String>], findings: &mut Findings) {
-    let at = |section: &'static str, index: usize| {
-        chains.iter().find(
-            move |chain| matches!(&chain.place[..], [Segment::Key(key), Segment::Index(at)] if key == section && *at == index),
-        )
-    };
+    let placed: HashMap<(&str, usize), &Chained> = chains
+        .iter()
+        .filter_map(|chain| match &chain.place[..] {
+            [Segment::Key(key), Segment::Index(at)] => Some(((&**key, *at), chain)),
+            _ => None,
+        })
+        .collect();
+    let at = |section: &'static str, index: usize| placed.get(&(section, index)).copied();
     let finds_out = |chain: &Chained| chain.filters.iter().any(|(_, mode, needs)| *mode == Mode::Enforce && may(needs));
     for (index, door) in doors.iter().enumerate() {
         let Some(chain) = at("listeners", index) else { continue };
