@@ -272,7 +272,9 @@ impl Network<'_> {
 
     pub(crate) fn address(&self, key: &'static str, text: &str) -> Result<Url, ConfigError> {
         let url = Url::parse(text).map_err(|_| {
-            let error = ConfigError::new(format!("`{text}` is not an address that keys can be fetched from")).at(key);
+            // Not repeated where a password could stand in it: one with a `/` or a `#` is what makes it unreadable.
+            let told = if text.contains(['@', '?', '#']) { "this".to_owned() } else { format!("`{text}`") };
+            let error = ConfigError::new(format!("{told} is not an address that keys can be fetched from")).at(key);
             if key == "issuer" { error.help("give `jwks_uri`, `discovery` or `jwks_file`") } else { error }
         })?;
         fetch::allowed(&url, self.trust()).map_err(|refused| {

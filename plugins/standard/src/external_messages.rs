@@ -208,7 +208,8 @@ fn refusal(code: i32, denied: &[DeniedHttpResponse]) -> Refusal {
     for header in denied.iter().flat_map(|denied| &denied.headers) {
         // One that cannot be sent is left out.
         if let Ok((name, value)) = field(header) {
-            fields.append(name, value);
+            // Nor is one too many.
+            let _ = fields.try_append(name, value);
         }
     }
     Refusal {
@@ -244,7 +245,7 @@ fn allowance(ok: Bytes) -> Result<Answer, Failure> {
         if !SETTING.contains(&header.append_action) {
             return condition(&format!("that `{name}` is set in a way that is not known here (`append_action`)"));
         }
-        fields.append(name, value);
+        fields.try_append(name, value).map_err(|_| Failure::Malformed("it has too many headers"))?;
     }
     Ok(Answer::Allowed(fields))
 }

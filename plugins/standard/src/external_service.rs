@@ -110,7 +110,13 @@ impl Failure {
     /// It refuses also where failures let pass: the service has answered, but not with an allowance that holds here; or the
     /// client has sent what nobody can be asked about, which is its own choice.
     pub fn refuses(&self) -> bool {
-        matches!(self, Self::Unsendable(_) | Self::NoStatus | Self::Contradiction(_) | Self::Condition(_))
+        match self {
+            // It did answer: with the way to a page where one logs in, or with what a client has brought about by a query that is
+            // too long for it.
+            Self::Redirect(_) => true,
+            Self::Status(status) => (400..500).contains(status) && !matches!(status, 408 | 429),
+            other => matches!(other, Self::Unsendable(_) | Self::NoStatus | Self::Contradiction(_) | Self::Condition(_)),
+        }
     }
 }
 

@@ -21,7 +21,7 @@ struct Probe(ProbeConfig);
 struct ProbeConfig {
     /// Signs with this.
     name: String,
-    /// `pass`, `deny`, `respond`, `panic`, `panic_later`, `panic_waiting`.
+    /// `pass`, `deny`, `respond`, `panic`, `panic_later`, `panic_waiting`, or a status for the response.
     #[serde(default)]
     does: String,
 }
@@ -46,6 +46,9 @@ impl Filter for Probe {
     fn response(&self, response: &mut ResponseHead, _: &mut Exchange) -> Verdict {
         assert!(self.0.does != "panic_later", "the probe was told to, on the way back");
         sign(response.headers_mut(), "x-trace", &self.0.name);
+        if let Ok(status) = self.0.does.parse() {
+            response.set_status(status);
+        }
         Verdict::Continue
     }
 }
@@ -121,6 +124,8 @@ routes:
   - { name: panic, match: { path: /panic }, filters: [{ probe: { name: a } }, { probe: { name: b, does: panic } }], pool: web }
   - { name: panic_later, match: { path: /panic-later }, filters: [{ probe: { name: b, does: panic_later } }], pool: web }
   - { name: panic_waiting, match: { path: /panic-waiting }, filters: [{ probe: { name: b, does: panic_waiting } }], pool: web }
+  - { name: empty, match: { path: /empty }, filters: [{ probe: { name: a, does: "204" } }], pool: web }
+  - { name: full, match: { path: /full }, filters: [{ probe: { name: a, does: "200" } }], pool: web }
   - { name: body, match: { path: /body }, filters: [{ shout: {} }], pool: web }
 "#;
 
@@ -259,4 +264,38 @@ async fn a_body_that_a_filter_refuses_never_arrives_whole() {
     assert_eq!(response.status, 403);
     assert_eq!(edge.line(&response).await["reason"], "acme.closed");
     assert!(upstream.requests().iter().all(|seen| !seen.complete && seen.body.is_empty()));
+}
+
+/// What is left of a body that the client does not get is nobody's answer.
+#[tokio::test]
+async fn a_filter_may_give_a_response_a_status_that_has_no_body() {
+    let (upstream, edge) = start().await;
+    let smuggled = "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nsmuggled";
+    let mut h2 = edge.h2().await;
+    for mut client in [edge.client().await, edge.tls().await] {
+        for _ in 0..3 {
+            upstream.behave(Answer::new(200).chunks([smuggled], Duration::from_millis(50)));
+            let empty = client.get("a", "/empty", &[]).await.unwrap();
+            assert_eq!((empty.status, empty.body_len, empty.header("content-length")), (204, 0, None));
+            upstream.behave(Answer::new(200).body(smuggled));
+            let empty = client.get("a", "/empty", &[]).await.unwrap();
+            assert_eq!((empty.status, empty.body_len, empty.header("content-length")), (204, 0, None));
+            assert_eq!(h2.get("a", "/empty", &[]).await.unwrap().status, 204);
+            upstream.behave(Answer::new(200).body("mine"));
+            assert_eq!(client.get("a", "/order", &[]).await.unwrap().text(), "mine");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_filter_may_give_a_response_without_a_body_a_status_that_has_one() {
+    let (upstream, edge) = start().await;
+    let mut client = edge.client().await;
+    for _ in 0..3 {
+        upstream.behave(Answer::new(304).header("etag", "\"a\""));
+        let full = client.get("a", "/full", &[]).await.unwrap();
+        assert_eq!((full.status, full.body_len, full.broken), (200, 0, false));
+        upstream.behave(Answer::new(200).body("mine"));
+        assert_eq!(client.get("a", "/order", &[]).await.unwrap().text(), "mine");
+    }
 }

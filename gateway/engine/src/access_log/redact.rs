@@ -118,7 +118,7 @@ fn clipped<'t>(text: &'t [u8], separators: &[u8], clean: fn(&'t [u8]) -> Cow<'t,
 }
 
 fn clean_path(path: &[u8]) -> Cow<'_, [u8]> {
-    if !path.iter().any(|b| matches!(b, b'%' | b';' | b'@')) && !contains_token(path) && !contains_key(path) {
+    if !path.iter().any(|b| matches!(b, b'%' | b';' | b'@' | b'=')) && !contains_token(path) && !contains_key(path) {
         return Cow::Borrowed(path);
     }
     let (scheme, rest) = split_user(path);

@@ -158,11 +158,12 @@ impl Location {
     }
 }
 
-/// Whether an address in the line has a user, and so perhaps a password, in it.
+/// Whether an address in the line may have a password or a key in it: a user, or what could be the rest of one that is not
+/// written as it should be; or a query.
 fn has_credentials(line: &str) -> bool {
-    let authority =
-        |rest: &&str| rest.split(['/', '?', '#', '"', '\'', ' ']).next().is_some_and(|authority| authority.contains('@'));
-    line.split("://").skip(1).any(|rest| authority(&rest))
+    let addressed = |rest: &str| rest.contains(['@', '?']);
+    line.split_once("://").is_some_and(|(_, rest)| addressed(rest))
+        || ["http:", "https:"].iter().filter_map(|scheme| line.split_once(scheme)).any(|(_, rest)| rest.contains('@'))
 }
 
 impl fmt::Display for Location {

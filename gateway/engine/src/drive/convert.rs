@@ -5,7 +5,7 @@ use bytes::Bytes;
 use pingora::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use portcullis_plugin::headers::{Lengths, is_named};
-use portcullis_plugin::{Headers, RequestHead, ResponseHead};
+use portcullis_plugin::{Headers, Method, RequestHead, ResponseHead};
 use std::io;
 
 /// What Pingora decides about how a request is framed on its way up. Everything else in an upstream request is ours.
@@ -156,6 +156,27 @@ pub fn own_response(head: &ResponseHead, body: &Bytes) -> Result<ResponseHeader>
         response.insert_header("Content-Length", body.len())?;
     }
     Ok(response)
+}
+
+/// Whether a response has a body (RFC 9110, section 6.4.1).
+pub fn has_body(method: &Method, status: u16) -> bool {
+    *method != Method::Head && !matches!(status, 204 | 304)
+}
+
+/// A filter may have given a response a status that has no body, though the backend's had one, or the other way round. Says whether
+/// it has; the response then has no body, and says so.
+pub fn frame_anew(method: &Method, sent: u16, head: &mut ResponseHead) -> bool {
+    let has = has_body(method, head.status());
+    let changed = has_body(method, sent) != has;
+    if changed {
+        let headers = head.headers_mut();
+        headers.driver_remove("content-length");
+        if has {
+            // It takes the place of another, or there is room: a response may have more fields than are ever sent.
+            let _ = headers.driver_set("content-length", b"0");
+        }
+    }
+    changed
 }
 
 #[cfg(test)]

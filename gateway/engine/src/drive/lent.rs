@@ -65,7 +65,8 @@ impl<W: Unpin, R> Future for Lent<W, R> {
         let Self { desk, work, worker: place } = &mut *self;
         let Some(mut worker) = place.take() else { unreachable!("polled after it was ready") };
         if let Some(work) = work.take() {
-            desk.with(|desk| desk.work.set(Some(work)));
+            // A worker that panicked right after it handed over may have left something.
+            desk.with(|desk| (desk.work.set(Some(work)), desk.result.set(None)));
         }
         let Poll::Pending = worker.as_mut().poll(context);
         let Some(result) = desk.with(|desk| desk.result.take()) else {

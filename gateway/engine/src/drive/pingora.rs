@@ -320,6 +320,7 @@ impl ProxyHttp for Driver {
             let mut interim = convert::read_response(response)?;
             convert::strip_hop_fields(&mut interim);
             interim.headers_mut().driver_remove("x-decision-id");
+            interim.headers_mut().driver_remove("content-length");
             return convert::write_response(&interim, response);
         }
         if session.is_process_shutting_down() {
@@ -328,12 +329,21 @@ impl ProxyHttp for Driver {
         let mut head = convert::read_response(response)?;
         convert::strip_hop_fields(&mut head);
         let run = context.run()?;
+        let sent = head.status();
         if let Some(reply) = run.response(&mut head) {
             context.decided = Some(reply);
             return Error::e_explain(DECIDED, "a filter replaced the response");
         }
         let streamed = run.rewrites_response_body();
+        let changed = convert::frame_anew(run.request().method(), sent, &mut head);
         convert::write_response(&head, response)?;
+        if changed {
+            response.remove_header("transfer-encoding");
+            response.remove_header("content-length");
+            if let Some(length) = head.headers().get("content-length") {
+                response.insert_header("Content-Length", length)?;
+            }
+        }
         match session.req_header().version {
             http::Version::HTTP_11 if streamed && response.remove_header("content-length").is_some() => {
                 response.insert_header("Transfer-Encoding", "chunked")?;

@@ -10,6 +10,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// Timers that a thread keeps for the next connection or stream, each of which is good in its own runtime only.
 const SPARE: usize = 64;
 
+/// Longer than any wait.
+const FAR: Duration = Duration::from_secs(24 * 3600);
+
 thread_local! {
     static SPARES: RefCell<Vec<(Id, Pin<Box<Sleep>>)>> = const { RefCell::new(Vec::new()) };
 }
@@ -38,7 +41,9 @@ impl Timer {
     /// Ready when the wait has lasted for `limit`, or `end` has come.
     pub fn poll(&mut self, context: &mut Context<'_>, limit: Duration, end: Option<Instant>) -> Poll<()> {
         let due = *self.due.get_or_insert_with(|| {
-            let due = self.since.take().unwrap_or_else(Instant::now) + limit;
+            let since = self.since.take().unwrap_or_else(Instant::now);
+            // A limit may be longer than the clock goes: who sets it means that there is none.
+            let due = since.checked_add(limit).unwrap_or_else(|| since + FAR);
             end.map_or(due, |end| end.min(due))
         });
         let (_, sleep) = self.sleep.get_or_insert_with(|| spare(due));
@@ -101,6 +106,13 @@ mod tests {
             assert_eq!(wait(&mut timer, SECOND * seconds, None).await.as_secs(), u64::from(seconds));
         }
         assert_eq!(wait(&mut timer, SECOND * 9, Some(Instant::now() + SECOND * 4)).await.as_secs(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_without_a_limit_has_its_end() {
+        let mut timer = Timer::default();
+        assert_eq!(wait(&mut timer, Duration::MAX, Some(Instant::now() + SECOND)).await.as_secs(), 1);
+        assert_eq!(wait(&mut timer, Duration::MAX, None).await, FAR);
     }
 
     #[test]

@@ -16,7 +16,11 @@ const EXPECTED: &str = "a host name of letters, digits, `-`, `_` and `.`, or an 
 
 /// `host[:port]` in its one spelling.
 pub(crate) fn normalise(raw: &[u8]) -> Result<String, Refusal> {
-    spell(raw).ok_or_else(|| Refusal::ambiguous(EXPECTED, format!("host {}", shown(raw))))
+    spell(raw).ok_or_else(|| {
+        // What stands before an `@` may hold a password.
+        let observed = if raw.contains(&b'@') { "host with user information".to_owned() } else { format!("host {}", shown(raw)) };
+        Refusal::ambiguous(EXPECTED, observed)
+    })
 }
 
 fn spell(raw: &[u8]) -> Option<String> {

@@ -11,7 +11,7 @@
 //! Nothing is decoded twice: `%252e` stays `%252e`.
 
 use super::Policy;
-use super::refusal::{Refusal, shown};
+use super::refusal::{Refusal, shown_path};
 use crate::config::raw::{DotSegments, DuplicateSlashes, EncodedSlashes};
 use std::borrow::Cow;
 
@@ -39,7 +39,7 @@ pub(crate) fn normalise<'a>(path: &'a str, policy: &Policy) -> Result<Cow<'a, st
 }
 
 fn refuse(expected: &str, path: &str) -> Refusal {
-    Refusal::ambiguous(expected, format!("path {}", shown(path.as_bytes())))
+    Refusal::ambiguous(expected, format!("path {}", shown_path(path.as_bytes())))
 }
 
 /// Whether there is nothing to do or to refuse. It may say no too often: `/.well-known` takes the long way.

@@ -1,5 +1,6 @@
 //! Why a message is not taken.
 
+use crate::access_log::redact;
 use portcullis_plugin::reason::{
     METHOD_NOT_ALLOWED, REQUEST_AMBIGUOUS, REQUEST_HEADERS_TOO_LARGE, REQUEST_UPGRADE_REFUSED, UPSTREAM_INVALID,
 };
@@ -48,6 +49,11 @@ impl Refusal {
     pub(crate) fn upstream(expected: impl Into<String>, observed: impl Into<String>) -> Self {
         Self { status: 502, reason: UPSTREAM_INVALID, finding: Finding::new(expected, observed) }
     }
+}
+
+/// A path, or a target up to its query, without what may be a secret in it.
+pub(crate) fn shown_path(path: &[u8]) -> String {
+    shown(&redact::path(path))
 }
 
 /// Hostile bytes, made fit for a log line.

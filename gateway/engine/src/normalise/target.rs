@@ -4,7 +4,7 @@
 //! A query is kept as it came. Broken escapes in it pass: only the application decodes it, and links with a bare `%` are
 //! common. Spaces, control characters, non-ASCII bytes and `#` are refused; `"`, `<` and `>` are encoded, as browsers do.
 
-use super::refusal::{Refusal, shown};
+use super::refusal::{Refusal, shown, shown_path};
 use super::{Policy, host, path};
 use crate::config::raw::DuplicateSlashes;
 use portcullis_plugin::Method;
@@ -28,10 +28,10 @@ pub(super) fn parse(method: &Method, raw: String, policy: &Policy) -> Result<Tar
         return Ok(Target { authority: None, path_and_query: origin(method, raw, policy)? });
     }
     let refuse = || {
-        Refusal::ambiguous(
-            "a target that starts with `/`, or `http://` or `https://` and a host",
-            format!("target {}", shown(raw.as_bytes())),
-        )
+        // Neither the query nor who is named before an `@`: either may hold a secret.
+        let told = raw.split(['?', '#']).next().unwrap_or_default();
+        let observed = if told.contains('@') { "one with user information".to_owned() } else { shown_path(told.as_bytes()) };
+        Refusal::ambiguous("a target that starts with `/`, or `http://` or `https://` and a host", format!("target {observed}"))
     };
     let (scheme, rest) = raw.split_once("://").ok_or_else(refuse)?;
     if !is_scheme(scheme) {
@@ -190,8 +190,34 @@ mod tests {
 
     #[test]
     fn a_query_is_not_shown() {
-        let refusal = get("/?token=secret\u{e4}").unwrap_err();
-        assert!(!format!("{refusal:?}").contains("secret"));
+        for target in [
+            "/?token=secret\u{e4}",
+            "foo?token=secret",
+            "foo#token=secret",
+            "ftp://a.test/?token=secret",
+            "//?token=secret#",
+            "http://a..test/?token=secret",
+        ] {
+            let refusal = get(target).unwrap_err();
+            assert!(!format!("{refusal:?}").contains("secret"), "{refusal:?}");
+        }
+    }
+
+    /// The process' own log and `why` tell what is refused.
+    #[test]
+    fn nor_is_what_is_secret_elsewhere() {
+        for target in [
+            "/pc_abcdefghijklmnopqrstuvwxSECRET/%2e%2e%2f",
+            "/reset/eyJhbGciOiJIUzI1NiJ9.e30.SECRET/%00",
+            "/x;jsessionid=SECRET/%5c",
+            "/token=SECRET/%5c",
+            "http://user:SECRET@a.test/",
+            "ftp://user:SECRET@a.test/",
+            "user:SECRET@a.test",
+        ] {
+            let refusal = get(target).unwrap_err();
+            assert!(!format!("{refusal:?}").contains("SECRET"), "{refusal:?}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::body::{Body, Flow, Push};
 use super::downstream::{Downstream, Onward};
-use crate::drive::chunked::ChunkError;
+use crate::drive::chunked::{ChunkError, Scanner};
 use crate::drive::spare::Spare;
 use crate::drive::timer::Timer;
 use crate::exchange::Run;
@@ -108,9 +108,9 @@ pub struct Attempt<'a, D> {
     sending: Sending,
     /// The client has closed its sending side.
     client_ended: bool,
-    /// How often something was read, from either side.
     /// The backend has said something.
     heard: bool,
+    /// How often something was read, from either side.
     reads: u64,
 }
 
@@ -208,6 +208,11 @@ impl<'a, D: Downstream> Attempt<'a, D> {
     /// Whether the whole request was sent.
     pub fn is_sent(&self) -> bool {
         self.sending == Sending::Complete
+    }
+
+    /// Whether what is there of a body is in the chunked coding.
+    pub fn is_well_coded(&self) -> bool {
+        Scanner::default().scan(&self.input).is_ok()
     }
 
     /// Whether the backend has said anything on this connection.

@@ -28,7 +28,7 @@ use attempt::{Attempt, Broken, Patience, Replay};
 use body::{Body, Coding, Flow};
 use bytes::Bytes;
 use downstream::{Answer, Downstream, Onward};
-use portcullis_plugin::{Headers, Method, Reply, ResponseHead, Version};
+use portcullis_plugin::{Headers, Reply, ResponseHead, Version};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -228,7 +228,10 @@ async fn answer<D: Downstream>(attempt: &mut Attempt<'_, D>, began: Instant) -> 
                     continue;
                 }
                 convert::strip_hop_fields(&mut response.head);
-                response.head.headers_mut().driver_remove(rescue::DECISION_ID);
+                let headers = response.head.headers_mut();
+                headers.driver_remove(rescue::DECISION_ID);
+                // RFC 9110, section 8.6: an interim response has none.
+                headers.driver_remove("content-length");
                 attempt.client.interim(&response.head).await.map_err(|_| Broken::Client)?;
             }
             _ => {
@@ -259,6 +262,15 @@ async fn bring<D: Downstream>(
 ) -> Brought {
     let Response { mut head, framing, keep_alive: backend_stays, .. } = response;
     convert::strip_hop_fields(&mut head);
+    // Of what has come of the body, the coding is known to be good before the client is told of a success.
+    if convert::has_body(attempt.run.request().method(), head.status()) && framing.chunked && !attempt.is_well_coded() {
+        attempt.run.upstream_mut().trouble = Some("its body is not in the chunked coding of RFC 9112".to_owned());
+        selected.record(BackendOutcome::Invalid);
+        let reply = attempt.run.fail(Cause::UpstreamInvalid);
+        let keep_alive = finish_refused(attempt.client, attempt.run, reply).await;
+        return Brought { ended: Instant::now(), keep_alive, keep_backend: false };
+    }
+    let sent = head.status();
     if let Some(reply) = attempt.run.response(&mut head) {
         // The body of the response that was replaced is not wanted.
         selected.record(BackendOutcome::Cancelled);
@@ -267,18 +279,20 @@ async fn bring<D: Downstream>(
     }
     let status = head.status();
     let http10 = attempt.run.request().version() == Version::Http10;
-    let bodiless = *attempt.run.request().method() == Method::Head || matches!(status, 204 | 304);
-    let body = match (bodiless, framing.chunked, framing.length) {
+    let bodiless = !convert::has_body(attempt.run.request().method(), status);
+    // A filter may have given the response a status that has no body, or one that has.
+    let changed = convert::frame_anew(attempt.run.request().method(), sent, &mut head);
+    let body = match (bodiless || changed, framing.chunked, framing.length) {
         (true, ..) => Body::Done,
         (false, true, _) => Body::Chunked(Scanner::default()),
         (false, false, Some(length)) => Body::exact(length),
         (false, false, None) => Body::UntilClosed,
     };
     let until_closed = matches!(body, Body::UntilClosed);
-    let unframed = !bodiless && framing.length.is_none();
+    let unframed = !bodiless && !changed && framing.length.is_none();
     // The rest of a request that was answered early is not read.
     let keep_alive = attempt.run.framing().keep_alive && attempt.is_sent() && !stopping && !(http10 && unframed);
-    let answer = Answer { body, bodiless, unframed, chunked: framing.chunked, keep_alive, http10 };
+    let answer = Answer { body, bodiless, unframed, chunked: framing.chunked && !changed, keep_alive, http10 };
     let relayed = match attempt.client.respond(head, answer) {
         Ok(mut response) => {
             let relayed = attempt.relay(&mut response).await;
@@ -312,7 +326,9 @@ async fn bring<D: Downstream>(
     }
     // A backend that was spoken to in HTTP/1.0, for want of a host, closes.
     let named = pool.host().is_some() || !attempt.run.request().authority().is_empty();
-    Brought { ended, keep_alive, keep_backend: backend_stays && !until_closed && named }
+    // What the backend goes on to send of a body that nobody wants any more would be taken for the next answer.
+    let unwanted = changed && bodiless;
+    Brought { ended, keep_alive, keep_backend: backend_stays && !until_closed && named && !unwanted }
 }
 
 /// Ends a request that was sent to a backend with a reply of the gateway's own, and with it the connection.
