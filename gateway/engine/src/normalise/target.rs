@@ -30,8 +30,11 @@ pub(super) fn parse(method: &Method, raw: String, policy: &Policy) -> Result<Tar
     let refuse = || {
         // Neither the query nor who is named before an `@`: either may hold a secret.
         let told = raw.split(['?', '#']).next().unwrap_or_default();
-        let observed = if told.contains('@') { "one with user information".to_owned() } else { shown_path(told.as_bytes()) };
-        Refusal::ambiguous("a target that starts with `/`, or `http://` or `https://` and a host", format!("target {observed}"))
+        let observed = match told.contains('@') {
+            true => "a target with user information".to_owned(),
+            false => format!("target {}", shown_path(told.as_bytes())),
+        };
+        Refusal::ambiguous("a target that starts with `/`, or `http://` or `https://` and a host", observed)
     };
     let (scheme, rest) = raw.split_once("://").ok_or_else(refuse)?;
     if !is_scheme(scheme) {
