@@ -115,7 +115,8 @@ pub enum OnFailure {
     /// It is refused with 503.
     #[default]
     Deny,
-    /// It passes unasked: **fail-open**. Whoever can overload or cut off the service then passes without its word.
+    /// It passes unasked: **fail-open**. Whoever can overload or cut off the service then passes without its word. What it did
+    /// answer refuses all the same, also where that is no verdict: a redirect, a 4xx other than 408 and 429, a contradiction.
     Allow,
 }
 

@@ -165,6 +165,16 @@ fn an_allowance_under_a_condition_is_none() {
     assert_eq!(failure, Failure::Condition("field 9 of OkHttpResponse, which is not known here".into()));
 }
 
+/// A table of headers has a most, and the service's answer has not.
+#[test]
+fn more_headers_than_fit_are_no_panic() {
+    let many = || (0..30_000).map(|at| header(&format!("x-{at}"), "")).collect::<Vec<_>>();
+    assert!(matches!(failure(&ok(|ok| ok.headers = many())), Failure::Malformed(_)));
+    // A refusal stays one.
+    let refusal = refused(&answer(Some(7), Some(HttpResponse::DeniedResponse(denied(Some(401), many())))));
+    assert_eq!(refusal.status, 401);
+}
+
 #[test]
 fn what_contradicts_itself_allows_nothing() {
     let nothing = failure(&answer(None, None));

@@ -112,10 +112,16 @@ impl Failure {
     pub fn refuses(&self) -> bool {
         match self {
             // It did answer: with the way to a page where one logs in, or with what a client has brought about by a query that is
-            // too long for it.
-            Self::Redirect(_) => true,
-            Self::Status(status) => (400..500).contains(status) && !matches!(status, 408 | 429),
-            other => matches!(other, Self::Unsendable(_) | Self::NoStatus | Self::Contradiction(_) | Self::Condition(_)),
+            // too long for it. Too slow and too many are what an outage looks like.
+            Self::Redirect(status) | Self::Status(status) | Self::NotGrpc(status) => {
+                (300..500).contains(status) && !matches!(status, 408 | 429)
+            }
+            other => {
+                matches!(
+                    other,
+                    Self::Unsendable(_) | Self::Twice(_) | Self::NoStatus | Self::Contradiction(_) | Self::Condition(_)
+                )
+            }
         }
     }
 }

@@ -177,12 +177,11 @@ impl Serving {
         gate: Box<Gate>,
         client: Arc<Client>,
         due: Instant,
-        least: Duration,
+        mut least: Duration,
     ) -> Option<(Box<Gate>, Arc<Client>, Instant)> {
         let mut shutdown = self.shutdown.clone();
         let wait = pin!(shutdown.wait_for(|stop| *stop));
         let mut stop = Stop::new(&self.shutdown, wait);
-        let mut least = least;
         // Until when this wait lasts, where that is known; else for how long.
         let (mut due, mut patience) = (Some(due), Duration::MAX);
         let mut hand = Hand { serving: Arc::clone(self), gate, client, timer: Timer::default() };

@@ -109,7 +109,7 @@ impl Gate {
 
     /// Takes the socket away from the runtime while a request is waited for, if nothing of one is there.
     pub fn park(&mut self) -> Option<std::net::TcpStream> {
-        if self.http2 || !self.buffer.is_empty() || !matches!(self.allowance, Allowance::Spent) {
+        if self.http2 || !self.buffer.is_empty() || !self.is_spent() {
             return None;
         }
         self.rest();

@@ -201,9 +201,11 @@ impl Attendant {
                 }
                 ready = self.poll.readable_mut() => match ready {
                     Ok(mut ready) => {
-                        let polled = ready.get_inner_mut().poll(&mut events, Some(Duration::ZERO));
-                        if polled.is_err() || events.is_empty() {
-                            ready.clear_ready();
+                        match ready.get_inner_mut().poll(&mut events, Some(Duration::ZERO)) {
+                            // There may be news that nobody would tell again.
+                            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                            Ok(()) if !events.is_empty() => {}
+                            _ => ready.clear_ready(),
                         }
                         for event in &events {
                             if let Some(waiting) = self.lot.leave(event.token().0) {

@@ -64,6 +64,18 @@ fn what_cannot_work_or_has_no_effect_is_refused_with_its_place() {
     }
 }
 
+/// What should have been percent-encoded makes an address unreadable, and is a password.
+#[test]
+fn an_address_that_cannot_be_read_is_not_repeated() {
+    for address in ["https://bob:s3cret/x@a.example/", "https://bob:s3cret#x@a.example/", "https://bob:s3cret?x@a.example/"] {
+        for key in ["issuer", "discovery", "jwks_uri"] {
+            let error = compile(&json!({ key: address })).err().unwrap();
+            assert_eq!(error.dotted_path(), format!("issuers.main.{key}"), "{error}");
+            assert!(!error.to_string().contains("s3cret"), "{error}");
+        }
+    }
+}
+
 #[test]
 fn what_cannot_be_meant_does_not_even_parse() {
     for (changes, part) in [
