@@ -1,49 +1,42 @@
 //! A running gateway: started from a configuration, reloaded, drained and stopped through its [`Handle`].
+//!
+//! - [`builder`]: what it is made of, and its start
+//! - [`compiler`]: its configuration, read again with each reload
+//! - [`handle`]: what the embedding program holds
+//! - this file: what runs
 
-use crate::access_log::AccessLog;
+mod builder;
+mod compiler;
+mod handle;
+
+pub use builder::Builder;
+pub use handle::Handle;
+
 use crate::admin::{Admin, Readiness, Shown};
-use crate::audit::{AuditLog, Configuration, Event};
+use crate::audit::{Configuration, Event};
 use crate::config::snapshot::{ListenerPlan, Snapshot};
-use crate::config::{Diagnostic, Diagnostics, Loader, compile};
+use crate::config::{Diagnostic, Diagnostics};
 use crate::connection::Client;
-use crate::decisions::Decisions;
 use crate::drive::connection::Serving;
-use crate::drive::lot::{Lot, PARK_AFTER};
-use crate::drive::pingora::Driver;
 use crate::listen;
 use crate::metrics::{ListenerMetrics, Metrics};
-use crate::watch::Watcher;
 use arc_swap::{ArcSwap, ArcSwapOption};
+use compiler::{Compiler, Source};
 use parking_lot::Mutex;
 use pingora::apps::HttpServerApp;
-use pingora::server::configuration::ServerConf;
-use pingora_proxy::http_proxy;
 use portcullis_identity::assertion::AssertionSigner;
-use portcullis_plugin::env::Kept;
-use portcullis_plugin::{Build, ConfigError, FilterFactory, FilterTable};
+use portcullis_plugin::ConfigError;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio_util::task::TaskTracker;
-
-/// Connections to backends that are kept open for the next request, over all pools. A pool smaller than the peak of
-/// concurrent requests opens connections all the time.
-const UPSTREAM_CONNECTIONS: usize = 4096;
 
 /// How long the last lines of the access log may take at the end.
 const LAST_LINES: Duration = Duration::from_secs(5);
 
 /// How long connections may take to end that are broken off.
 const BREAK_OFF: Duration = Duration::from_secs(1);
-
-/// Where a configuration comes from.
-#[derive(Debug, Clone)]
-enum Source {
-    File(PathBuf),
-    Text { text: String, base: PathBuf },
-}
 
 /// Why a gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -82,194 +75,6 @@ pub struct Current(ArcSwap<Snapshot>);
 impl Current {
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.0.load_full()
-    }
-}
-
-/// Says what a gateway is made of, and starts it.
-pub struct Builder {
-    source: Option<Source>,
-    table: FilterTable,
-    watch: bool,
-    park_after: Duration,
-}
-
-impl Builder {
-    /// `table` has the filters that a configuration may name.
-    pub fn new(table: FilterTable) -> Self {
-        Self { source: None, table, watch: true, park_after: PARK_AFTER }
-    }
-
-    /// A file, or a directory whose `*.yaml` files are merged in name order.
-    #[must_use]
-    pub fn config_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.source = Some(Source::File(path.into()));
-        self
-    }
-
-    /// The configuration itself. Relative paths in it start from the current folder.
-    #[must_use]
-    pub fn config_text(self, text: impl Into<String>) -> Self {
-        self.config_text_in(text, ".")
-    }
-
-    /// The configuration itself, with the folder that relative paths in it start from.
-    #[must_use]
-    pub fn config_text_in(mut self, text: impl Into<String>, base: impl Into<PathBuf>) -> Self {
-        self.source = Some(Source::Text { text: text.into(), base: base.into() });
-        self
-    }
-
-    /// Adds a filter of your own, or replaces a built-in one of the same name.
-    #[must_use]
-    pub fn filter<F: Build>(mut self) -> Self {
-        self.table.add(FilterFactory::of::<F>());
-        self
-    }
-
-    /// Whether a change of a file that the configuration was made from reloads it. Default: yes.
-    #[must_use]
-    pub fn watch_files(mut self, watch: bool) -> Self {
-        self.watch = watch;
-        self
-    }
-
-    /// How long an HTTP/1 connection waits for its next request before it is parked. A parked one holds a quarter of the memory;
-    /// the request that ends its wait costs a few microseconds more. With more than 500 connections that are not parked, a sixteenth of
-    /// that time is enough. Default: 1 second.
-    #[must_use]
-    pub fn park_after(mut self, wait: Duration) -> Self {
-        self.park_after = wait;
-        self
-    }
-
-    /// Compiles the configuration, binds every listener, and serves.
-    ///
-    /// # Errors
-    /// If the configuration does not compile or an address cannot be bound. Nothing is left running then.
-    pub async fn start(self) -> Result<Handle, StartError> {
-        if tokio::runtime::Handle::try_current().is_err() {
-            return Err(StartError::NoRuntime);
-        }
-        // Before Pingora installs its own choice. A second call, or the embedding program's own choice, is fine.
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let source = self.source.ok_or(StartError::NoConfiguration)?;
-        let metrics = Metrics::new();
-        let kept = Arc::new(Kept::default());
-        let compiler = Compiler {
-            source,
-            table: self.table,
-            metrics: Arc::clone(&metrics),
-            kept,
-            log: Mutex::new(AccessLog::off()),
-            audit: Arc::default(),
-            attempted: Mutex::default(),
-            decisions: Decisions::off(),
-        };
-        let snapshot = compiler.compile(1).map_err(StartError::Configuration)?;
-        compiler.audit.store(Arc::new(snapshot.audit.clone()));
-        let (shutdown, stopping) = watch::channel(false);
-        let conf = ServerConf { upstream_keepalive_pool_size: UPSTREAM_CONNECTIONS, max_retries: 64, ..ServerConf::default() };
-        let tracker = TaskTracker::new();
-        let proxy = Arc::new(http_proxy(&Arc::new(conf), Driver));
-        let readiness = Readiness::new();
-        let (broken, breaking) = watch::channel(false);
-        let (lot, attendant) = match Lot::new(self.park_after, metrics.parked.clone()) {
-            Ok((lot, attendant)) => (Some(lot), Some(attendant)),
-            Err(error) => {
-                tracing::warn!(%error, "connections that wait cannot be parked, and take more memory");
-                (None, None)
-            }
-        };
-        let serving = Arc::new(Serving { proxy, shutdown: stopping.clone(), broken: breaking, tracker, lot });
-        if let Some(attendant) = attendant {
-            let resumed = Arc::clone(&serving);
-            // The gateway waits for it when it stops, and so for the connections that it closes then.
-            serving.tracker.spawn(attendant.attend(stopping.clone(), move |waiting| resumed.resume(waiting)));
-        }
-        let inner = Arc::new(Inner {
-            current: Arc::new(Current(ArcSwap::from_pointee(snapshot))),
-            compiler,
-            serving,
-            shutdown,
-            sockets: Mutex::new(Vec::new()),
-            admin: Mutex::new(None),
-            reloading: tokio::sync::Mutex::new(()),
-            failed: Mutex::default(),
-            broken,
-            readiness,
-            metrics,
-            assertion: Arc::default(),
-        });
-        let snapshot = inner.current.snapshot();
-        let bound = inner.bind_missing(&snapshot)?;
-        inner.assertion.store(snapshot.assertion.clone());
-        inner.open_admin(&snapshot).await?;
-        // From here on nothing fails, and requests may come.
-        snapshot.start();
-        inner.open(&snapshot, bound);
-        inner.compiler.settle();
-        inner.metrics.config_started(1);
-        let listeners = inner.listeners();
-        snapshot.audit.event(&Event::Started(Configuration {
-            generation: 1,
-            sha256: &snapshot.sha256,
-            listeners: &listeners,
-            files_changed: &[],
-        }));
-        inner.readiness.serving();
-        let watcher = self.watch.then(|| Watcher::start(Arc::downgrade(&inner), stopping));
-        Ok(Handle { inner, _watcher: watcher.flatten() })
-    }
-}
-
-/// Turns the source into snapshots, and holds what outlives them.
-struct Compiler {
-    source: Source,
-    table: FilterTable,
-    metrics: Arc<Metrics>,
-    kept: Arc<Kept>,
-    /// The open access log, kept over reloads that do not move it.
-    log: Mutex<AccessLog>,
-    /// That of the running configuration. The admin listener says where it stands.
-    audit: Arc<ArcSwap<AuditLog>>,
-    /// The hash of the last configuration that was read, whether it holds or not.
-    attempted: Mutex<Option<String>>,
-    decisions: Arc<Decisions>,
-}
-
-impl Compiler {
-    fn compile(&self, generation: u64) -> Result<Snapshot, Diagnostics> {
-        *self.attempted.lock() = None;
-        let environment = |name: &str| std::env::var(name).ok();
-        let loaded = match &self.source {
-            Source::File(path) => Loader::new(&environment).filters(&self.table).load(path)?,
-            Source::Text { text, base } => {
-                Loader::new(&environment).filters(&self.table).load_str("configuration", text, base)?
-            }
-        };
-        *self.attempted.lock() = Some(loaded.sources.sha256());
-        self.kept.begin();
-        let mut log = self.log.lock();
-        let (snapshot, warnings) = compile::compile(
-            loaded,
-            &compile::Context {
-                table: &self.table,
-                metrics: &self.metrics,
-                kept: &self.kept,
-                generation,
-                purpose: compile::Purpose::Serve { log: &log, audit: &self.audit.load(), decisions: &self.decisions },
-            },
-        )?;
-        for warning in &warnings {
-            tracing::warn!("{warning}");
-        }
-        *log = snapshot.access_log.clone();
-        Ok(snapshot)
-    }
-
-    /// What the running configuration no longer uses is let go.
-    fn settle(&self) {
-        self.kept.sweep();
     }
 }
 
@@ -545,76 +350,4 @@ fn either(mut a: watch::Receiver<bool>, mut b: watch::Receiver<bool>) -> watch::
         both.send_replace(true);
     });
     receiver
-}
-
-/// A running gateway. Dropping it stops it at once; [`drain`](Self::drain) is the polite way.
-pub struct Handle {
-    inner: Arc<Inner>,
-    _watcher: Option<Watcher>,
-}
-
-impl Handle {
-    /// Every listener's name and the address it is really bound to.
-    pub fn addresses(&self) -> Vec<(String, SocketAddr)> {
-        self.inner.listeners()
-    }
-
-    /// The bound address of one listener.
-    pub fn address(&self, listener: &str) -> Option<SocketAddr> {
-        self.inner.sockets.lock().iter().find(|socket| &*socket.name == listener).map(|socket| socket.bound)
-    }
-
-    /// The bound address of the admin listener, if there is one.
-    pub fn admin_address(&self) -> Option<SocketAddr> {
-        self.inner.admin.lock().as_ref().map(|open| open.admin.address())
-    }
-
-    /// The generation of the configuration that runs: 1 at start, one more with each reload that succeeded.
-    pub fn generation(&self) -> u64 {
-        self.inner.current.snapshot().generation
-    }
-
-    /// Reads the configuration again, and everything it names. Requests in flight keep the one they started with.
-    ///
-    /// # Errors
-    /// If it does not compile or an address cannot be bound; the running configuration then stays.
-    pub async fn reload(&self) -> Result<u64, StartError> {
-        self.inner.reload().await
-    }
-
-    /// Opens the files of the access log and the audit log anew, after they were moved away.
-    pub fn reopen_logs(&self) {
-        let snapshot = self.inner.current.snapshot();
-        snapshot.access_log.reopen();
-        snapshot.audit.reopen();
-    }
-
-    /// The metrics as Prometheus reads them.
-    pub fn metrics(&self) -> String {
-        self.inner.metrics.render()
-    }
-
-    /// How long [`drain`](Self::drain) is to take, by the configuration.
-    pub fn drain_time(&self) -> Duration {
-        self.inner.current.snapshot().drain
-    }
-
-    /// Stops accepting, lets requests in flight finish for up to the configured time, and ends. Says whether all of
-    /// them did.
-    pub async fn drain(self) -> bool {
-        let within = self.drain_time();
-        self.inner.drain(within).await
-    }
-
-    /// Ends at once: open connections are broken off.
-    pub async fn stop(self) {
-        self.inner.drain(Duration::ZERO).await;
-    }
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        self.inner.stop_accepting();
-        self.inner.broken.send_replace(true);
-    }
 }
